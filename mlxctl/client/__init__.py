@@ -1,0 +1,1 @@
+"""Discovery, health and typed clients for application code. Imports `mlxctl.core` alone."""

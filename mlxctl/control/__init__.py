@@ -1,0 +1,1 @@
+"""One host, forty ports: decides with pure functions and acts through one narrow `Host`."""

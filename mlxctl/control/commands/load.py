@@ -1,0 +1,62 @@
+"""`mlxctl load`: a model on a port, downloaded and converted when it must be, proven before it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlxctl.control.acquire import acquire
+from mlxctl.control.convert import Conversion
+from mlxctl.control.launch import ENGINES
+from mlxctl.control.site import Site
+from mlxctl.control.transition import Loaded
+from mlxctl.control.transition import load as bring_up
+from mlxctl.core.errors import UsageError
+from mlxctl.core.ports import AUTO
+from mlxctl.core.result import Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFlags:
+    engine: str | None = None
+    name: str | None = None
+    conversion: Conversion = field(default_factory=Conversion)
+    no_offload_og: bool = False
+    force: bool = False
+    no_sync: bool = False
+
+
+def load(site: Site, model: str, port: str, flags: LoadFlags) -> Result:
+    if port != AUTO:
+        site.ports.parse(port)
+    if flags.engine is not None and flags.engine not in ENGINES:
+        raise UsageError("bad_flag", f"{flags.engine!r} is not an engine", f"choose one of {', '.join(ENGINES)}")
+    acquired = acquire(site, model, flags.conversion, flags.name)
+    begun = site.host.monotonic()
+    loaded = bring_up(site, acquired.entry, port, engine=flags.engine, force=flags.force)
+    notices = (
+        *loaded.notices,
+        *_bind_notices(site),
+        *site.sync_notices(flags.no_sync),
+        *site.offload_notices(acquired.entry.og_path, acquired.entry.cache_path, flags.no_offload_og),
+    )
+    return Result("load", load_data(site, loaded, 0.0 if loaded.already else site.host.monotonic() - begun), notices)
+
+
+def load_data(site: Site, loaded: Loaded, ready_s: float) -> dict[str, Any]:
+    state = loaded.state
+    return {
+        "model_id": loaded.entry.model_id,
+        "port": state.port,
+        "engine": state.engine,
+        "pid": state.pid,
+        "ready_s": round(ready_s, 3),
+        "base_url": site.base_url(state.port),
+        "request_model": state.request_model,
+    }
+
+
+def _bind_notices(site: Site) -> tuple[str, ...]:
+    if site.settings.bind in ("127.0.0.1", "::1", "localhost"):
+        return ()
+    return (f"bound to {site.settings.bind}: everybody who reaches this address can use the model, without a key",)

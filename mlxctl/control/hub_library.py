@@ -1,0 +1,129 @@
+"""What is left to huggingface_hub's own download, kept away from the terminal and from waiting for ever."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from glob import escape
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import httpx2
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import XetDownloadError
+
+from mlxctl.control.blobs import RESUMES
+from mlxctl.control.fetch import THREADS, first_line
+from mlxctl.core.errors import MlxctlError, Upstream
+from mlxctl.core.report import Task
+
+
+def silence() -> None:
+    """huggingface_hub logs and warns to the terminal, which is the reporter's; what matters comes as an exception."""
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"huggingface_hub\.")
+
+
+def finish(
+    repo_id: str,
+    sha: str,
+    names: Sequence[str],
+    hub_cache: Path,
+    task: Task,
+    *,
+    left: int,
+    token: str | None,
+    endpoint: str | None,
+    silence_s: float,
+) -> None:
+    """Let huggingface_hub fetch those of `names` that are not linked yet (`left` bytes), and keep the commit's listing.
+
+    Raises Upstream `hub_failed` after `silence_s` seconds without a byte: the library's listing request would wait for
+    ever. Other failures are the library's own (OSError, HTTPError) or Upstream `hub_failed`.
+    """
+    bars = _Bars(task)
+    call = partial(
+        snapshot_download,
+        repo_id,
+        revision=sha,
+        cache_dir=hub_cache,
+        endpoint=endpoint,
+        token=token,
+        allow_patterns=[escape(name) for name in names],
+        max_workers=THREADS,
+        tqdm_class=bars,
+    )
+    outcome: SimpleQueue[Exception | None] = SimpleQueue()
+    threading.Thread(target=_told, args=(call, outcome), daemon=True).start()
+    while True:
+        try:
+            error = outcome.get(timeout=silence_s)
+            break
+        except Empty:
+            if not bars.moved():
+                raise Upstream("hub_failed", f"the hub fell silent over {repo_id}", RESUMES) from None
+    if error is not None:
+        raise error
+    task.advance(left - bars.sent)
+
+
+def _told(call: Callable[[], object], outcome: SimpleQueue[Exception | None]) -> None:
+    error: Exception | None = MlxctlError("unexpected", "huggingface_hub broke off")
+    try:
+        call()
+        error = None
+    except (OSError, httpx2.HTTPError) as caught:
+        error = caught
+    except (ValueError, RuntimeError, XetDownloadError) as caught:
+        error = Upstream("hub_failed", f"huggingface_hub: {first_line(caught)}", RESUMES)
+    finally:
+        outcome.put(error)
+
+
+class _Bars:
+    """Stands in for tqdm's class: shows nothing, and passes on the bytes that huggingface_hub fetches itself."""
+
+    def __init__(self, task: Task) -> None:
+        self.sent = 0
+        self._task = task
+        self._seen = 0
+
+    def __call__(self, **options: Any) -> _Bar:
+        # of its two byte bars, "Reconstructing" counts what reaches the disk and the other what crosses the network
+        return _Bar(self if str(options.get("desc", "")).startswith("Reconstructing") else None, options.get("total"))
+
+    def add(self, amount: int) -> None:
+        self.sent += amount
+        self._task.advance(amount)
+
+    def moved(self) -> bool:
+        seen, self._seen = self._seen, self.sent
+        return self.sent != seen
+
+
+class _Bar:
+    def __init__(self, bars: _Bars | None, total: int | None) -> None:
+        self.n = 0
+        self.total = total
+        self.format_dict: dict[str, Any] = {}
+        self._bars = bars
+
+    def update(self, amount: float | None = 1) -> None:
+        self.n += int(amount or 0)
+        if self._bars is not None and amount:
+            self._bars.add(int(amount))
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing was shown."""
+
+    def silent(self, *args: Any, **options: Any) -> None:
+        """Every way to draw, none of which draws."""
+
+    refresh = close = set_description = set_description_str = set_postfix_str = silent

@@ -1,0 +1,52 @@
+"""What a start needs, found and checked before anything is stopped for it or started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxctl.control.backend import require_backend
+from mlxctl.control.launch import MLX_LM, Dialect, Engine, choose_engine
+from mlxctl.control.site import Site
+from mlxctl.control.template import check_template, default_parser, template_path
+from mlxctl.control.weights import model_family, read_config, require_whole, weight_bytes
+from mlxctl.core.registry import ModelEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A start that passed its checks: nothing is left to find out but whether the model answers."""
+
+    entry: ModelEntry
+    port: int
+    engine: Engine
+    dialect: Dialect
+    weight_bytes: int
+    operation: dict[str, Any] | None = None
+
+
+def plan_start(site: Site, entry: ModelEntry, port: int, engine: str | None = None) -> Plan:
+    """Everything that can be found wrong before a process is started. Raises `NotReady`, `UsageError`."""
+    folder = Path(entry.cache_path)
+    require_whole(folder)
+    config = read_config(folder)
+    chosen = choose_engine(engine, entry, site.ports.range_of(port), site.settings, site.which)
+    if chosen.kind == MLX_LM:
+        require_backend()
+    return Plan(entry, port, chosen, _dialect(site, entry, folder, model_family(config)), weight_bytes(folder))
+
+
+def _dialect(site: Site, entry: ModelEntry, folder: Path, family: str) -> Dialect:
+    settings = site.settings
+    named = entry.chat_template or settings.chat_template
+    path = template_path(named, folder) if named else None
+    text = check_template(path) if path else ""
+    parser = default_parser(family)
+    return Dialect(
+        path,
+        # every server reads the template in the model's own folder by itself
+        text if path and path.parent != folder else "",
+        entry.tool_call_parser or settings.tool_call_parser or parser,
+        entry.reasoning_parser or settings.reasoning_parser or parser,
+    )

@@ -1,0 +1,1 @@
+"""The vocabulary: pure types and functions from data to data. Opens no file, socket, process or clock."""

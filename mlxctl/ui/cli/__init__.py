@@ -1,0 +1,1 @@
+"""The terminal: typer declarations and rich rendering."""

@@ -1,0 +1,101 @@
+"""Where a command meets the process: settings are read, signals mapped, every error caught once, one Result shown."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mlxctl.core.errors import Interrupted, MlxctlError, UsageError
+from mlxctl.core.result import Result
+
+if TYPE_CHECKING:
+    from mlxctl.control.site import Site
+
+DEBUG_VARIABLE = "MLXCTL_DEBUG"
+
+
+def open_site(as_json: bool) -> Site:
+    """The site of this process: the only place that reads the environment and config.toml."""
+    from mlxctl.control.site import Site
+    from mlxctl.core.settings import config_path, load_settings
+
+    environ = dict(os.environ)
+    path = config_path(environ, sys.platform)
+    try:
+        toml = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        toml = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("bad_setting", f"{path} cannot be read: {error}", "mend or remove the file") from error
+    settings = load_settings(environ, toml, platform=sys.platform)
+    if as_json:
+        return Site(settings, environ)
+    from mlxctl.ui.cli.progress import TerminalReporter
+
+    return Site(settings, environ, reporter=TerminalReporter())
+
+
+def execute(name: str, as_json: bool, command: Callable[[Site], Result]) -> int:
+    """Run `command`, show its Result, and return the exit code. The one broad catch of the command line is here."""
+    try:
+        with_signals()
+        result = command(open_site(as_json))
+    except MlxctlError as error:
+        result = Result.failed(name, error)
+    except KeyboardInterrupt:
+        result = Result.failed(name, Interrupted("interrupted", "interrupted: nothing was left half done"))
+    except BrokenPipeError:
+        return _quiet_exit()
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        logging.getLogger("mlxctl").debug("unexpected", exc_info=True)
+        unexpected = MlxctlError(
+            "unexpected",
+            f"{type(error).__name__}: {error}",
+            f"this is a defect: {DEBUG_VARIABLE}=1 shows where it happened",
+        )
+        result = Result.failed(name, unexpected)
+    return show(result, as_json)
+
+
+def show(result: Result, as_json: bool) -> int:
+    try:
+        if as_json:
+            print_json(result.to_json())
+        else:
+            from mlxctl.ui.cli.render import render
+
+            render(result)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _quiet_exit()
+    return result.exit_code
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One object on one line of standard output."""
+    print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
+def with_signals() -> None:
+    """A closed SSH session or a SIGTERM rolls back as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup ignores SIGHUP on purpose
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+
+
+def _quiet_exit() -> int:
+    """Who reads our output has gone (`mlxctl list | head`): nothing more to say, and no traceback at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
