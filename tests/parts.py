@@ -29,7 +29,9 @@ def parts() -> list[Part]:
         "systemd-analyze": ("systemd", "the systemd unit"),
         "g++": ("g++", "kernels of MLX's CPU backend"),
     }
-    found = [Part(name, package, why, shutil.which(name, path=sbin) is not None) for name, (package, why) in programs.items()]
+    found = [
+        Part(name, package, why, shutil.which(name, path=sbin) is not None) for name, (package, why) in programs.items()
+    ]
     return [*found, Part("OpenBLAS", "libopenblas0-pthread", "a fast CPU backend", bool(blas_environment()))]
 
 
@@ -41,7 +43,9 @@ def absent(*names: str) -> list[Part]:
 def main() -> int:
     missing = absent()
     for part in missing:
-        print(f"absent: {part.name} (Debian's {part.package}), needed for {part.needed_for}; `make test-deps` installs it")
+        print(
+            f"absent: {part.name} (Debian's {part.package}), needed for {part.needed_for}; `make test-deps` installs it"
+        )
     return 1 if missing and os.environ.get("CI") == "true" else 0
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -99,6 +99,7 @@ def convert(site: Site, model_id: str, repo: str, src: Path, asked: Conversion) 
 
     Callers hold the model's lock. Raises `NotReady("conversion_failed")`, `Refused("disk_full")`.
     """
+    asked = for_backend(asked, site.settings.convert_cmd)
     dest = site.settings.hub_cache / f"converted--{model_id}"
     _require_room(dest.parent, weight_bytes(src))
     with _partial(site, model_id) as (partial, stamp):
@@ -119,6 +120,13 @@ def convert(site: Site, model_id: str, repo: str, src: Path, asked: Conversion) 
             ) from problem
         _put_in_place(partial / "model", dest, partial / "replaced")
     return dest
+
+
+def for_backend(asked: Conversion, convert_cmd: str | None) -> Conversion:
+    """`asked`, with float32 where MLX runs on a CPU and nothing else was asked for: half precision crawls there."""
+    if convert_cmd is not None or asked.flags() or require_backend() != "cpu":
+        return asked
+    return replace(asked, dtype="float32")
 
 
 def _dequantized(site: Site, gguf: Path, dest: Path, asked: Conversion) -> Path:

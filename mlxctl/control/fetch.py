@@ -58,7 +58,7 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, httpx2.TransportError)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -81,6 +81,12 @@ class Host(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
 
+def outlived(host: Host, port: int, stamp: str) -> bool:
+    """Whether `port` is held by something that a process with `stamp` started, itself included."""
+    holder = host.holder(port) if stamp else None
+    return holder is not None and holder.pid in host.stamped(stamp)
+
+
 class LocalHost:
     """This machine, through psutil and the shim."""
 

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -110,6 +111,9 @@ def download(
         return _bring(order, reporter)
     except httpx2.HTTPError as error:
         raise as_mlxctl_error(error, source) from error
+    except LocalEntryNotFoundError as error:
+        # huggingface_hub's word for "neither in the cache nor to be had"; the reason is its cause
+        raise as_mlxctl_error(error.__cause__ or error, source) from error
     except OSError as error:
         if error.errno in NO_ROOM:
             raise no_room(repo_id) from error
@@ -238,7 +242,7 @@ def human(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def as_mlxctl_error(error: Exception, source: Source) -> MlxctlError:
+def as_mlxctl_error(error: BaseException, source: Source) -> MlxctlError:
     """What the hub's answer, or its silence, means for the user."""
     repo = source.repo_id
     if isinstance(error, HFValidationError):

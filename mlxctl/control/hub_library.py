@@ -64,11 +64,11 @@ def finish(
             error = outcome.get(timeout=silence_s)
             break
         except Empty:
-            if not bars.moved():
+            if not bars.stirred():
                 raise Upstream("hub_failed", f"the hub fell silent over {repo_id}", RESUMES) from None
     if error is not None:
         raise error
-    task.advance(left - bars.sent)
+    task.advance(left - bars.written)
 
 
 def _told(call: Callable[[], object], outcome: SimpleQueue[Exception | None]) -> None:
@@ -88,34 +88,41 @@ class _Bars:
     """Stands in for tqdm's class: shows nothing, and passes on the bytes that huggingface_hub fetches itself."""
 
     def __init__(self, task: Task) -> None:
-        self.sent = 0
+        self.written = 0
         self._task = task
-        self._seen = 0
+        self._stirred = threading.Event()
+        self._lock = threading.Lock()
 
     def __call__(self, **options: Any) -> _Bar:
         # of its two byte bars, "Reconstructing" counts what reaches the disk and the other what crosses the network
-        return _Bar(self if str(options.get("desc", "")).startswith("Reconstructing") else None, options.get("total"))
+        return _Bar(self, str(options.get("desc", "")).startswith("Reconstructing"), options.get("total"))
 
-    def add(self, amount: int) -> None:
-        self.sent += amount
-        self._task.advance(amount)
+    def stir(self, amount: int, on_disk: bool) -> None:
+        self._stirred.set()
+        if on_disk:
+            with self._lock:
+                self.written += amount
+                self._task.advance(amount)
 
-    def moved(self) -> bool:
-        seen, self._seen = self._seen, self.sent
-        return self.sent != seen
+    def stirred(self) -> bool:
+        """Whether anything came since the last question."""
+        stirred = self._stirred.is_set()
+        self._stirred.clear()
+        return stirred
 
 
 class _Bar:
-    def __init__(self, bars: _Bars | None, total: int | None) -> None:
+    def __init__(self, bars: _Bars, on_disk: bool, total: int | None) -> None:
         self.n = 0
         self.total = total
         self.format_dict: dict[str, Any] = {}
         self._bars = bars
+        self._on_disk = on_disk
 
     def update(self, amount: float | None = 1) -> None:
         self.n += int(amount or 0)
-        if self._bars is not None and amount:
-            self._bars.add(int(amount))
+        if amount:
+            self._bars.stir(int(amount), self._on_disk)
 
     def __enter__(self) -> _Bar:
         return self

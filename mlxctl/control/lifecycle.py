@@ -11,21 +11,21 @@ from typing import Any
 
 from mlxctl.control import probe
 from mlxctl.control.backend import blas_environment, require_backend
-from mlxctl.control.host import Identity, Launch
+from mlxctl.control.host import Identity, Launch, outlived
 from mlxctl.control.launch import COMMAND, MLX_LM, MLX_OPENAI_SERVER, Engine, engine_argv, prompt_cache_dir
-from mlxctl.control.logs import last_lines
 from mlxctl.control.plan import Plan
+from mlxctl.control.signals import held_back
 from mlxctl.control.site import Site
-from mlxctl.control.state import DRAINING, FAILED, READY, STARTING, STOPPED, PortState
-from mlxctl.core.errors import Conflict, MlxctlError, NotReady
+from mlxctl.control.state import DRAINING, FAILED, READY, STARTING, STOPPED, PortState, disk_error
+from mlxctl.control.watch import Watch, exit_cause
+from mlxctl.core.errors import Conflict, MlxctlError, NotReady, Refused, RegistryUnreadable
 
 GB = 1 << 30
 POLL_S = 0.03
-PROGRESS_WINDOW_S = 60.0
-"""A load that shows no progress for this long after its deadline has failed."""
-MAX_EXTENSION = 10
-"""A load that shows progress may take this many times its deadline, and no longer."""
+MAX_POLL_S = 0.25
 KILL_WAIT_S = 5.0
+RELEASE_S, STRANGER_S = 3.0, 0.5
+"""How long a port may stay open after its process ended: ours, and one that a stranger seems to have taken."""
 CHAT_TIMEOUT_S = 60.0
 
 
@@ -35,8 +35,7 @@ def start(site: Site, plan: Plan) -> PortState:
     stamp = secrets.token_hex(16)
     entry, settings = plan.entry, site.settings
     log_path = settings.log_dir / f"mlx-{plan.port}.log"
-    for folder in (settings.log_dir, site.states.exit_record(plan.port).parent, settings.hub_cache):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_room(log_path, site.states.exit_record(plan.port), settings.hub_cache / "models")
     shutil.rmtree(prompt_cache_dir(settings, plan.port), ignore_errors=True)
     state = site.states.read(plan.port)
     known: dict[str, Any] = {
@@ -59,21 +58,37 @@ def start(site: Site, plan: Plan) -> PortState:
     }
     # the stamp is on the disk before the process exists, so a kill between the two leaves nothing unknown
     state = site.states.settle(state, pid=None, **known)
-    model, shim = site.host.spawn(
-        Launch(
-            argv=state.argv,
-            env=child_environment(site, plan.engine),
-            cwd=site.states.root,
-            stamp=stamp,
-            exit_record=site.states.exit_record(plan.port),
-            log_path=log_path,
-            log_max_bytes=settings.log_max_bytes,
-            log_files=settings.log_files,
-        )
+    launch = Launch(
+        argv=state.argv,
+        env=child_environment(site, plan.engine),
+        cwd=site.states.root,
+        stamp=stamp,
+        exit_record=site.states.exit_record(plan.port),
+        log_path=log_path,
+        log_max_bytes=settings.log_max_bytes,
+        log_files=settings.log_files,
     )
-    return site.states.settle(
-        state, pid=model.pid, create_time=model.create_time, shim_pid=shim.pid, shim_create_time=shim.create_time
-    )
+    with held_back() as interrupted:
+        # a Ctrl-C in here would leave a shim behind that is about to start a model which nobody knows
+        model, shim = site.host.spawn(launch)
+        known = {"pid": model.pid, "create_time": model.create_time}
+        state = site.states.settle(state, **known, shim_pid=shim.pid, shim_create_time=shim.create_time)
+    if interrupted:
+        raise KeyboardInterrupt
+    return state
+
+
+def _make_room(log_path: Path, *others: Path) -> None:
+    """The folders of these files, and a log that can be written. Raises `Refused`, `RegistryUnreadable`."""
+    for path in (log_path, *others):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, path.parent) from error
+    try:
+        log_path.touch(mode=0o600)
+    except OSError as error:
+        raise disk_error(error, log_path) from error
 
 
 def child_environment(site: Site, engine: Engine) -> dict[str, str]:
@@ -118,98 +133,37 @@ def _await_proof(site: Site, plan: Plan, identity: Identity, watch: Watch) -> No
     while not (site.host.is_listening(plan.port, site.settings.bind) and site.host.owns_listener(identity, plan.port)):
         watch.check("it does not listen")
         site.host.sleep(POLL_S)
-    while (complaint := _unproven(plan, site.settings.bind)) is not None:
-        watch.check(complaint)
-        site.host.sleep(POLL_S)
+    watch.listens = True
+    pause = POLL_S
+    while (answer := _unproven(plan, site.settings.bind, watch)) is not None:
+        watch.check_refusal(answer)
+        watch.check(probe.complaint_of(answer))
+        site.host.sleep(pause)
+        pause = min(MAX_POLL_S, pause * 1.5)
     if not site.host.is_alive(identity):
         raise watch.died()
 
 
-def _unproven(plan: Plan, bind: str) -> str | None:
-    """What is still missing for a proof, or None when the model has answered. Raises `NotReady` on a wrong name."""
-    entry = plan.entry
-    if plan.engine.kind != MLX_LM:
-        # mlx_lm.server lists the whole hub cache there, which proves nothing
+def _unproven(plan: Plan, bind: str, watch: Watch) -> probe.Answer | None:
+    """The answer that is no proof yet, or None when the model has answered. Raises `NotReady` when it never will."""
+    if plan.engine.kind == MLX_LM:
+        # its /v1/models lists the whole hub cache; and it goes on listening when its model could not be loaded
+        if probe.ask(bind, plan.port, "/health", timeout_s=5).status == 503:
+            raise watch.gave_up("died", f"listens on port {plan.port}, but its model could not be loaded")
+    else:
+        entry = plan.entry
         names = probe.served_names(probe.ask(bind, plan.port, "/v1/models", timeout_s=5))
         if names and not probe.names_model(names, entry.model_id, entry.repo_id, entry.cache_path):
-            raise NotReady(
-                "wrong_model",
-                f"the server on port {plan.port} answers as {', '.join(names[:3])}, not as {entry.model_id}",
-                "check MLX_LAUNCH_CMD and the entry's cache_path",
-            )
-    payload = probe.chat_payload(plan.engine.request_model(entry))
+            told = f"answers on port {plan.port} as {', '.join(names[:3])}"
+            raise watch.gave_up("wrong_model", told, "check MLX_LAUNCH_CMD and the entry's cache_path")
+    payload = probe.chat_payload(plan.engine.request_model(plan.entry))
     answer = probe.ask(bind, plan.port, "/v1/chat/completions", payload, timeout_s=CHAT_TIMEOUT_S)
-    return None if probe.is_chat_answer(answer) else probe.complaint_of(answer)
-
-
-def ready_deadline_s(weight_bytes: int, least_s: float) -> float:
-    """How long a model may take before only progress keeps it: `least_s`, or 6 s/GB when that is more."""
-    return max(least_s, 6.0 * weight_bytes / GB)
+    return None if probe.is_chat_answer(answer) else answer
 
 
 def stop_grace_s(weight_bytes: int, least_s: float) -> float:
     """Time between SIGTERM and SIGKILL: large models take long to give their memory back."""
     return least_s + 0.25 * weight_bytes / GB
-
-
-class Watch:
-    """Ends the wait of `prove`: at once when the process is dead, in time when nothing moves."""
-
-    def __init__(self, site: Site, plan: Plan, state: PortState, identity: Identity) -> None:
-        self.site, self.plan, self.state, self.identity = site, plan, state, identity
-        least = site.settings.ready_timeout_s
-        self.begun = site.host.monotonic()
-        self.deadline_s = ready_deadline_s(plan.weight_bytes, least)
-        self.window_s = min(PROGRESS_WINDOW_S, least / 2)
-        self.moved_at = self.looked_at = self.begun
-        self.signs = (0, 0)
-
-    def check(self, complaint: str) -> None:
-        """Raise `NotReady` when waiting longer is of no use; `complaint` is what is missing so far."""
-        if not self.site.host.is_alive(self.identity):
-            raise self.died()
-        now = self.site.host.monotonic()
-        if now - self.looked_at >= 1.0:
-            self._look(now)
-        waited = now - self.begun
-        stalled = now - self.moved_at > self.window_s
-        if waited > self.deadline_s and (stalled or waited > MAX_EXTENSION * self.deadline_s):
-            listens = self.site.host.is_listening(self.plan.port, self.site.settings.bind)
-            raise NotReady(
-                "bad_answer" if listens else "timeout",
-                f"{self.plan.entry.model_id} did not answer on port {self.plan.port} in {waited:.0f} s: {complaint}",
-                f"see `mlxctl logs {self.plan.port}`; MLXCTL_READY_TIMEOUT_S gives it more time",
-                self._log_tail(),
-            )
-
-    def _look(self, now: float) -> None:
-        """Progress is memory or log that grows: weights being read, a server that tells what it does."""
-        self.looked_at = now
-        log = Path(self.state.log_path or os.devnull)
-        signs = (self.site.host.memory_bytes(self.identity) >> 20, log.stat().st_size if log.exists() else 0)
-        if signs[0] > self.signs[0] or signs[1] != self.signs[1]:
-            self.signs, self.moved_at = signs, now
-
-    def died(self) -> NotReady:
-        ended = exit_cause(self.site, self.state)
-        after = self.site.host.monotonic() - self.begun
-        return NotReady(
-            "died",
-            f"the server for {self.plan.entry.model_id} ended after {after:.1f} s ({ended}) before it answered",
-            f"the end of its log is above; `mlxctl logs {self.plan.port}` shows all of it",
-            self._log_tail(),
-        )
-
-    def _log_tail(self) -> tuple[str, ...]:
-        return last_lines(Path(self.state.log_path or os.devnull), 12)
-
-
-def exit_cause(site: Site, state: PortState, wait_s: float = 1.0) -> str:
-    """How the process of `state` ended. The shim writes the record right after the death; it is given a moment."""
-    limit = site.host.monotonic() + wait_s
-    while (ended := site.states.exit_of(state)) is None and site.host.monotonic() < limit:
-        site.host.sleep(0.01)
-    return ended or "cause unknown"
 
 
 def stop(site: Site, state: PortState, **settled: Any) -> PortState:
@@ -220,21 +174,28 @@ def stop(site: Site, state: PortState, **settled: Any) -> PortState:
     identity = state.identity
     if identity is not None and site.host.is_alive(identity):
         state = site.states.settle(state, phase=DRAINING)
-        grace = stop_grace_s(state.weight_bytes, site.settings.stop_grace_s)
-        site.host.signal_group(identity, signal.SIGTERM)
-        if not _gone(site, identity, grace):
-            site.host.signal_group(identity, signal.SIGKILL)
-            _gone(site, identity, KILL_WAIT_S)
-        settled = {"last_exit": site.states.exit_of(state) or state.last_exit, **settled}
-    if state.stamp and state.phase != STOPPED:
-        _sweep(site, state.stamp)
-    if identity is not None and (site.host.is_alive(identity) or not _released(site, state)):
+        _end(site, state)
+        settled = {"last_exit": exit_cause(site, state) or state.last_exit, **settled}
+    else:
+        _end(site, state)
+    if state.stamp and not _released(site, state):
         raise NotReady(
             "still_running",
-            f"process {identity.pid} on port {state.port} does not end",
+            f"process {state.pid or 'of ours'} on port {state.port} does not end",
             "end it by hand, then try again",
         )
     return site.states.settle(state, **{"phase": STOPPED, "pid": None, "operation": None, **settled})
+
+
+def _end(site: Site, state: PortState) -> None:
+    """SIGTERM, grace, SIGKILL for the model's group; then whatever left the group and still carries its stamp."""
+    identity = state.identity
+    if identity is not None and site.host.signal_group(identity, signal.SIGTERM):
+        if not _gone(site, identity, stop_grace_s(state.weight_bytes, site.settings.stop_grace_s)):
+            site.host.signal_group(identity, signal.SIGKILL)
+            _gone(site, identity, KILL_WAIT_S)
+    if state.stamp and state.phase != STOPPED:
+        _sweep(site, state.stamp)
 
 
 def _gone(site: Site, identity: Identity, within_s: float) -> bool:
@@ -246,15 +207,15 @@ def _gone(site: Site, identity: Identity, within_s: float) -> bool:
     return True
 
 
-def _released(site: Site, state: PortState, within_s: float = 3.0) -> bool:
-    """Whether nothing of ours listens any more. A stranger who was quick to take the port is not our concern here."""
-    limit = site.host.monotonic() + within_s
+def _released(site: Site, state: PortState) -> bool:
+    """Whether nothing of ours runs or listens any more. A stranger who was quick to take the port does not count."""
+    begun = site.host.monotonic()
     while site.host.is_listening(state.port, state.address):
-        if site.host.monotonic() >= limit:
-            holder = site.host.holder(state.port)
-            return holder is None or holder.pid not in site.host.stamped(state.stamp)
+        waited = site.host.monotonic() - begun
+        if waited >= RELEASE_S or (waited >= STRANGER_S and not outlived(site.host, state.port, state.stamp)):
+            return not outlived(site.host, state.port, state.stamp)
         site.host.sleep(0.02)
-    return True
+    return state.identity is None or not site.host.is_alive(state.identity)
 
 
 def _sweep(site: Site, stamp: str) -> None:
@@ -266,8 +227,13 @@ def _sweep(site: Site, stamp: str) -> None:
             continue
 
 
-def fail(site: Site, state: PortState, error: BaseException) -> PortState:
+def fail(site: Site, state: PortState, error: BaseException, **settled: Any) -> PortState:
     """After a start that did not prove itself: nothing left running, and the cause in the state."""
     told = error.message if isinstance(error, MlxctlError) else type(error).__name__
     failure = {"at": site.host.now(), "model_id": state.model_id, "message": told}
-    return stop(site, state, phase=FAILED, last_failure=failure)
+    try:
+        return stop(site, state, phase=FAILED, last_failure=failure, **settled)
+    except (Refused, RegistryUnreadable):
+        # the disk takes no more; what the state says of a dead process is not believed anyway
+        _end(site, state)
+        return state

@@ -8,7 +8,9 @@ from typing import Any
 
 from mlxctl.control.backend import require_backend
 from mlxctl.control.launch import MLX_LM, Dialect, Engine, choose_engine
+from mlxctl.control.memory import admission
 from mlxctl.control.site import Site
+from mlxctl.control.state import PortState
 from mlxctl.control.template import check_template, default_parser, template_path
 from mlxctl.control.weights import model_family, read_config, require_whole, weight_bytes
 from mlxctl.core.registry import ModelEntry
@@ -50,3 +52,33 @@ def _dialect(site: Site, entry: ModelEntry, folder: Path, family: str) -> Dialec
         entry.tool_call_parser or settings.tool_call_parser or parser,
         entry.reasoning_parser or settings.reasoning_parser or parser,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What a load does to the ports: what it starts, and what has to stop for it, before or after."""
+
+    plan: Plan
+    here: PortState
+    origin: PortState | None
+    replaces: bool
+    moves: bool
+    origin_first: bool
+
+
+def plan_transition(
+    plan: Plan, here: PortState, origin: PortState | None, *, replaces: bool, moves: bool, available: int, force: bool
+) -> Transition:
+    """Decide the order of a load. A moving model stops before it starts only when memory cannot hold it twice.
+
+    `replaces`: something of ours runs on the target port. `moves`: the model runs on another port now. `available` is
+    in bytes. Raises `Refused` when the weights do not fit and `force` is off.
+    """
+    model_id, weight = plan.entry.model_id, plan.weight_bytes
+    freed = here.weight_bytes if replaces else 0
+    tight = admission(model_id, weight, available, freed)
+    if tight and moves and admission(model_id, weight, available, freed + weight) is None:
+        return Transition(plan, here, origin, replaces, moves, origin_first=True)
+    if tight and not force:
+        raise tight
+    return Transition(plan, here, origin, replaces, moves, origin_first=False)

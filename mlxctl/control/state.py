@@ -120,10 +120,20 @@ class StateFolder:
             raise Conflict(
                 code, f"another command is at work on {what} and did not finish", "see `mlxctl status`, then try again"
             ) from None
+        except OSError as error:
+            raise disk_error(error, path) from error
         try:
             yield
         finally:
             lock.release()
+
+    def is_held(self, name: str) -> bool:
+        """Whether a command is at work under the lock `name`."""
+        try:
+            with self.lock(name, 0, name):
+                return False
+        except MlxctlError:
+            return True
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
@@ -143,7 +153,9 @@ def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
                 os.unlink(staged)
             raise
         if durable:
-            _sync_folder(path.parent)
+            # the new content is in place and everybody reads it: an error now would have callers undo what stays
+            with contextlib.suppress(OSError):
+                _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -136,8 +136,12 @@ class RegistryStore:
             raise disk_error(error, self.path) from error
         try:
             yield
+        except OSError as error:
+            raise disk_error(error, self.path) from error
         finally:
-            lock.release()
+            # what the lock guarded is done by now; the system takes the lock back when this process ends
+            with contextlib.suppress(OSError):
+                lock.release()
 
     def _keep_generation(self) -> None:
         if not self.path.exists():
@@ -146,7 +150,8 @@ class RegistryStore:
         newest = numbers[-1] + 1 if numbers else 1
         write_atomically(self.backups / f"{newest}.json", self.path.read_text(encoding="utf-8"))
         for number in numbers[: max(0, len(numbers) + 1 - GENERATIONS)]:
-            with contextlib.suppress(FileNotFoundError):
+            # one generation too many is no reason to refuse a write
+            with contextlib.suppress(OSError):
                 (self.backups / f"{number}.json").unlink()
 
     def _set_aside(self) -> None:

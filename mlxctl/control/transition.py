@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mlxctl.control import lifecycle
+from mlxctl.control.host import outlived
 from mlxctl.control.memory import admission
-from mlxctl.control.plan import Plan, plan_start
+from mlxctl.control.plan import Plan, Transition, plan_start, plan_transition
+from mlxctl.control.signals import held_back
 from mlxctl.control.site import Site
-from mlxctl.control.state import READY, PortState
-from mlxctl.core.errors import MlxctlError
+from mlxctl.control.state import DRAINING, READY, PortState
+from mlxctl.core.errors import MlxctlError, NotFound, Refused, RegistryUnreadable
 from mlxctl.core.ports import AUTO
 from mlxctl.core.registry import ModelEntry, Registry
 
@@ -31,17 +32,22 @@ class Loaded:
 
 @dataclass(slots=True)
 class Undo:
-    """Models that were stopped on the way; a rollback starts them again, the last stopped first."""
+    """What a rollback needs: the port as it was, the load's own mark in the state, and the models that it stopped."""
 
+    here: PortState
+    operation: dict[str, Any]
     stopped: list[tuple[PortState, ModelEntry]] = field(default_factory=list)
 
 
 def load(site: Site, entry: ModelEntry, word: str, *, engine: str | None = None, force: bool = False) -> Loaded:
     """Bring `entry` up on the port that `word` names ("auto": the one it has, else the lowest free from 8120 on)."""
     with site.states.lock(entry.model_id, site.settings.lock_timeout_s, entry.model_id):
-        entry = site.store.read().models.get(entry.model_id, entry)
-        with _ports_held(site, entry, word) as port:
-            return _load_on(site, entry, port, engine, force)
+        while True:
+            entry = _newest(site.store.read(), entry)
+            with _ports_held(site, entry, word) as port:
+                # while we waited for its port, another command may have put its own model there
+                if _newest(site.store.read(), entry).port == entry.port:
+                    return _load_on(site, entry, port, engine, force)
 
 
 @contextlib.contextmanager
@@ -85,39 +91,6 @@ def _lowest_free(site: Site) -> Iterator[int]:
     raise site.ports.none_free()
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """What a load does to the ports: what it starts, and what has to stop for it, before or after."""
-
-    plan: Plan
-    here: PortState
-    origin: PortState | None
-    replaces: bool
-    moves: bool
-    origin_first: bool
-
-
-def plan_transition(
-    plan: Plan, here: PortState, origin: PortState | None, *, replaces: bool, moves: bool, available: int, force: bool
-) -> Transition:
-    """Decide the order of a load. A moving model stops before it starts only when memory cannot hold it twice.
-
-    `replaces`: something of ours runs on the target port. `moves`: the model runs on another port now. `available` is
-    in bytes. Raises `Refused` when the weights do not fit and `force` is off.
-    """
-    freed = here.weight_bytes if replaces else 0
-    tight = admission(plan.entry.model_id, plan.weight_bytes, available, freed)
-    if (
-        tight
-        and moves
-        and admission(plan.entry.model_id, plan.weight_bytes, available, freed + plan.weight_bytes) is None
-    ):
-        return Transition(plan, here, origin, replaces, moves, origin_first=True)
-    if tight and not force:
-        raise tight
-    return Transition(plan, here, origin, replaces, moves, origin_first=False)
-
-
 def _load_on(site: Site, entry: ModelEntry, port: int, engine: str | None, force: bool) -> Loaded:
     plan = plan_start(site, entry, port, engine)
     here = site.states.read(port)
@@ -125,6 +98,9 @@ def _load_on(site: Site, entry: ModelEntry, port: int, engine: str | None, force
         _commit(site, here, entry)
         return Loaded(here, entry, already=True, notices=(f"{entry.model_id} already serves on port {port}",))
     origin = site.states.read(entry.port) if entry.port not in (None, port) else None
+    if origin is not None and origin.model_id != entry.model_id:
+        # the model never ran there; whatever does is not ours to stop
+        origin = None
     transition = plan_transition(
         plan,
         here,
@@ -145,9 +121,11 @@ def _load_on(site: Site, entry: ModelEntry, port: int, engine: str | None, force
 def _carry_out(site: Site, transition: Transition) -> PortState:
     """Stop what must, start, prove, commit; everything is put back when one of these fails."""
     plan, here, origin = transition.plan, transition.here, transition.origin
-    operation = {"verb": "load", "model_id": plan.entry.model_id, "by": os.getpid()}
-    undo = Undo()
+    operation = {"verb": "load", "model_id": plan.entry.model_id, "by": os.getpid(), "at": site.host.now()}
+    undo = Undo(here, operation)
     if not transition.replaces:
+        if outlived(site.host, plan.port, here.stamp):
+            lifecycle.stop(site, here)
         lifecycle.require_free(site, plan.port)
     try:
         if transition.replaces:
@@ -157,15 +135,22 @@ def _carry_out(site: Site, transition: Transition) -> PortState:
         started = lifecycle.start(site, replace(plan, operation=operation))
         return _commit(site, lifecycle.prove(site, plan, started), plan.entry)
     except BaseException as error:
-        with _uninterrupted():
-            _roll_back(site, plan.port, undo, error)
+        with held_back():
+            _roll_back(site, undo, error)
         raise
 
 
 def _commit(site: Site, state: PortState, entry: ModelEntry) -> PortState:
-    """From here on the registry says that the model belongs on the port."""
-    site.store.update(lambda registry: registry.with_entry(_newest(registry, entry)).assign(entry.model_id, state.port))
-    return site.states.settle(state, wanted="up", operation=None)
+    """From here on the registry says that the model belongs on the port. A signal that comes in here is too late."""
+    with held_back():
+        state = site.states.settle(state, wanted="up")
+        site.store.update(
+            lambda registry: registry.with_entry(_newest(registry, entry)).assign(entry.model_id, state.port)
+        )
+        # the registry's write was the commit: what fails after it does not undo it
+        with contextlib.suppress(Refused, RegistryUnreadable):
+            state = site.states.settle(state, operation=None)
+    return state
 
 
 def _newest(registry: Registry, entry: ModelEntry) -> ModelEntry:
@@ -186,23 +171,27 @@ def _serves(site: Site, state: PortState, plan: Plan) -> bool:
 def _stop_for_now(site: Site, state: PortState, entry: ModelEntry | None, undo: Undo) -> None:
     """Stop a model that comes back if the load fails; one that no entry knows of is a leftover and does not."""
     if entry is not None and state.phase == READY:
+        # a state that cannot be written is found out while the old model still serves
+        site.states.settle(state, phase=DRAINING)
         undo.stopped.append((state, entry))
         site.reporter.note(f"stopping {state.model_id} on port {state.port}")
     lifecycle.stop(site, state)
 
 
-def _roll_back(site: Site, port: int, undo: Undo, cause: BaseException) -> None:
-    """Nothing of the new model stays; what was stopped serves again, or the error says that it does not."""
-    state = site.states.read(port)
-    if state.operation is not None:
+def _roll_back(site: Site, undo: Undo, cause: BaseException) -> None:
+    """Nothing of the new model stays; what was stopped serves again, the last stopped first, or the error says no."""
+    port = undo.here.port
+    failed = site.states.read(port)
+    if failed.operation == undo.operation:
         # it was started, so there is something to end and a failure to remember
-        lifecycle.fail(site, state, cause)
+        failed = lifecycle.fail(site, failed, cause, wanted=undo.here.wanted)
     for old, entry in reversed(undo.stopped):
         site.reporter.note(f"starting {entry.model_id} on port {old.port} again")
         try:
             plan = plan_start(site, entry, old.port, old.engine)
+            lifecycle.stop(site, site.states.read(old.port))
             state = lifecycle.prove(site, plan, lifecycle.start(site, plan))
-            failure = site.states.read(port).last_failure
+            failure = failed.last_failure if old.port == port else old.last_failure
             site.states.settle(state, wanted=old.wanted, last_failure=failure)
         except MlxctlError as error:
             lifecycle.fail(site, site.states.read(old.port), error)
@@ -214,21 +203,9 @@ def _roll_back(site: Site, port: int, undo: Undo, cause: BaseException) -> None:
 def _add_hint(error: BaseException, hint: str) -> None:
     if isinstance(error, MlxctlError):
         error.hint = f"{hint}; {error.hint}" if error.hint else hint
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not stop the rollback half way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+    else:
+        # an interruption: the command line shows its notes
+        error.add_note(hint)
 
 
 def _notices(entry: ModelEntry, port: int, displaced: ModelEntry | None, transition: Transition) -> tuple[str, ...]:
@@ -237,31 +214,44 @@ def _notices(entry: ModelEntry, port: int, displaced: ModelEntry | None, transit
         told.append(f"replaced {displaced.model_id} on port {port}; it stays registered without a port")
     if transition.moves:
         told.append(f"moved from port {entry.port} to {port}")
-    elif transition.origin is not None:
+    elif entry.port not in (None, port):
         told.append(f"port {entry.port} is given up for {port}")
     return tuple(told)
 
 
-def unload(site: Site, port: int) -> tuple[PortState, str | None]:
-    """Stop what runs on `port` and clear its assignment. Returns the state and the model's id, if one was there."""
+def unload(site: Site, port: int, model_id: str | None = None) -> tuple[PortState, str | None]:
+    """Stop what runs on `port` and clear its assignment. Returns the state and the model's id, if one was there.
+
+    With `model_id`, only that model. Raises `NotFound` when another command was quicker and nothing is left to stop.
+    """
     with contextlib.ExitStack() as held:
         _acquire(site, held, port)
         entry = site.store.read().at(port)
         state = site.states.read(port)
-        if entry is None and not _runs(site, state):
+        runs = _runs(site, state) or outlived(site.host, port, state.stamp)
+        if entry is None and not runs:
             lifecycle.require_free(site, port)
+        if (entry is None and not runs) or (model_id and (entry is None or entry.model_id != model_id)):
+            gone = f"{model_id or 'the model'} is no longer on port {port}"
+            raise NotFound("nothing_on_port", gone, "see `mlxctl status`")
         stopped = lifecycle.stop(site, state, wanted="down")
         if entry is not None:
             site.store.update(lambda registry: registry.unassign(port))
         return stopped, entry.model_id if entry else state.model_id
 
 
-def restart(site: Site, entry: ModelEntry, port: int) -> PortState:
-    """Start the model that the registry puts on `port`, after ending whatever of ours is left there."""
+def restart(site: Site, entry: ModelEntry, port: int, still: Callable[[], bool]) -> PortState:
+    """Start the model that the registry puts on `port`, after ending whatever of ours is left there.
+
+    `still` says, once the port is held, whether that is still to be done.
+    """
     with site.states.lock(entry.model_id, site.settings.lock_timeout_s, entry.model_id), contextlib.ExitStack() as held:
         _acquire(site, held, port)
         state = site.states.read(port)
-        if state.model_id == entry.model_id and state.phase == READY and _runs(site, state):
+        if _newest(site.store.read(), entry).port != port:
+            # unloaded or replaced while we waited: it no longer belongs here
+            return state
+        if not still():
             return state
         plan = plan_start(site, entry, port, state.engine if state.model_id == entry.model_id else None)
         lifecycle.stop(site, state)
@@ -270,7 +260,7 @@ def restart(site: Site, entry: ModelEntry, port: int) -> PortState:
         try:
             started = lifecycle.prove(site, plan, lifecycle.start(site, plan))
         except BaseException as error:
-            with _uninterrupted():
+            with held_back():
                 lifecycle.fail(site, site.states.read(port), error)
             raise
         return site.states.settle(started, wanted="up", operation=None, restarts=state.restarts + 1)

@@ -10,6 +10,7 @@ from mlxctl.core.errors import Conflict, UsageError
 DEFAULT_BASE = 8100
 TEAM_SIZE = 20
 COUNT = 40
+MAX_DIGITS = 5
 AUTO = "auto"
 
 TEAM = "team"
@@ -41,7 +42,8 @@ class Ports:
 
     def parse(self, word: str) -> int:
         """A port that mlxctl owns, out of what somebody typed. Raises `UsageError`."""
-        if not (word.isascii() and word.isdigit()) or int(word) not in self:
+        # int() refuses words of thousands of digits with a ValueError
+        if not (word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS) or int(word) not in self:
             raise UsageError(
                 "bad_port",
                 f"{word!r} is not a port of mlxctl ({self.base}-{self.last})",

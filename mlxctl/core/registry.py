@@ -167,10 +167,11 @@ def slug(name: str) -> str:
 def model_id_of(repo_id: str) -> str:
     """The id that a repository gets: `mlx-` and the slug of its name, without the organisation.
 
-    A leading or trailing `mlx` of the name itself is not said twice. Ids never change afterwards.
+    A leading or trailing `mlx` of the name itself is not said twice, so that the id of an id is the id. Ids never
+    change afterwards.
     """
     name = slug(repo_id.rsplit("/", 1)[-1])
-    name = re.sub(r"^mlx-|-mlx$", "", name)
+    name = re.sub(r"^(mlx-)+|(-mlx)+$", "", name)
     if not name:
         raise UsageError("bad_name", f"{repo_id!r} has no letters or digits to make an id of", "give one with --name")
     return ID_PREFIX + name
@@ -194,10 +195,11 @@ def parse_registry(text: str, path: str) -> Registry:
     """The registry out of its file's text; `path` is named in errors. Raises `RegistryUnreadable`."""
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RegistryUnreadable("registry_corrupt", f"{path} is not valid JSON: {error}", _REPAIR) from error
-    if not isinstance(document, dict) or not isinstance(document.get("models"), dict):
-        raise RegistryUnreadable("registry_corrupt", f"{path} has no object `models`", _REPAIR)
+    if not isinstance(document, dict):
+        raise RegistryUnreadable("registry_corrupt", f"{path} is not a JSON object", _REPAIR)
+    # the version comes first: a later one may shape everything else differently
     version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise RegistryUnreadable("registry_corrupt", f"{path} has no valid `version`", _REPAIR)
@@ -207,8 +209,10 @@ def parse_registry(text: str, path: str) -> Registry:
             f"{path} is of version {version}; this mlxctl knows version {VERSION}",
             "upgrade mlxctl; the file was not touched",
         )
+    if not isinstance(document.get("models"), dict):
+        raise RegistryUnreadable("registry_corrupt", f"{path} has no object `models`", _REPAIR)
     models = {model_id: _parse_entry(model_id, raw, path) for model_id, raw in document["models"].items()}
-    return Registry(models, raw={name: value for name, value in document.items() if name != "models"})
+    return Registry(models, raw=document)
 
 
 def _parse_entry(model_id: str, raw: Any, path: str) -> ModelEntry:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
 from mlxctl.core.errors import UsageError
-from mlxctl.core.options import INTEGER, NUMBER, PATH, SWITCH, WORDS, Settings, options
+from mlxctl.core.options import INTEGER, NUMBER, PATH, SWITCH, TEXT, WORDS, Settings, options
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
@@ -19,6 +21,7 @@ _FORMS = {
     SWITCH: "one of 1/true/yes/on or 0/false/no/off",
     PATH: "a path",
     WORDS: "words parted by commas",
+    TEXT: "text",
 }
 
 
@@ -67,7 +70,7 @@ def _resolve(
         return flags[entry.name], "flag"
     for variable in entry.metadata["env"]:
         # an empty variable is how a shell says "not set"
-        if environ.get(variable, "") != "":
+        if environ.get(variable, "").strip():
             return parse_value(entry.metadata["kind"], environ[variable], variable), variable
     if entry.name in written:
         return parse_value(entry.metadata["kind"], written[entry.name], f"config.toml: {entry.name}"), "config.toml"
@@ -76,29 +79,50 @@ def _resolve(
 
 def parse_value(kind: str, given: Any, where: str) -> Any:
     """`given`, as text or as TOML's own type, in the type of `kind`. `where` is named in the error."""
-    word = ",".join(str(item) for item in given) if isinstance(given, list) else str(given).strip()
     try:
-        if kind == INTEGER:
-            return int(word)
-        if kind == NUMBER:
-            return float(word)
-        if kind == SWITCH:
-            return _parse_switch(word)
-    except ValueError as error:
+        return _PARSERS[kind](given)
+    except (ValueError, RuntimeError) as error:
+        # RuntimeError: the home of a user that does not exist
         raise UsageError("bad_setting", f"{where} is {given!r}", f"it takes {_FORMS[kind]}") from error
-    if kind == PATH:
-        return Path(word).expanduser()
-    if kind == WORDS:
-        return tuple(item.strip() for item in word.split(",") if item.strip())
-    return word
 
 
-def _parse_switch(word: str) -> bool:
-    if word.lower() in _ON:
-        return True
-    if word.lower() in _OFF:
-        return False
-    raise ValueError(word)
+def _parse_text(given: Any) -> str:
+    if not isinstance(given, str):
+        raise ValueError(given)
+    return given.strip()
+
+
+def _parse_number(given: Any) -> float:
+    number = float(str(given))
+    if math.isnan(number):
+        raise ValueError(given)
+    return number
+
+
+def _parse_words(given: Any) -> tuple[str, ...]:
+    """Words parted by commas, or a list: TOML's, or JSON's as Model Manager writes it."""
+    if isinstance(given, str):
+        given = json.loads(given) if given.lstrip().startswith("[") else given.split(",")
+    if not isinstance(given, list):
+        raise ValueError(given)
+    return tuple(word for item in given if (word := _parse_text(item)))
+
+
+def _parse_switch(given: Any) -> bool:
+    word = str(given).strip().lower()
+    if word not in _ON | _OFF:
+        raise ValueError(given)
+    return word in _ON
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    INTEGER: lambda given: int(str(given)),
+    NUMBER: _parse_number,
+    SWITCH: _parse_switch,
+    PATH: lambda given: Path(_parse_text(given)).expanduser(),
+    WORDS: _parse_words,
+    TEXT: _parse_text,
+}
 
 
 def _folder(environ: Mapping[str, str], platform: str, variable: str, linux: str, mac: str) -> Path:
@@ -109,7 +133,9 @@ def _folder(environ: Mapping[str, str], platform: str, variable: str, linux: str
 
 
 def _default_paths(values: Mapping[str, Any], environ: Mapping[str, str], platform: str) -> dict[str, Path]:
-    hf_home = values.get("hf_home") or Path(environ.get("HOME") or "/") / ".cache" / "huggingface"
+    # XDG_CACHE_HOME on a Mac, too: so does huggingface_hub
+    cache_home = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or "/") / ".cache")
+    hf_home = values.get("hf_home") or cache_home / "huggingface"
     hub_cache = values.get("hub_cache") or hf_home / "hub"
     state_dir = values.get("state_dir") or _folder(
         environ, platform, "XDG_STATE_HOME", ".local/state", "Application Support"

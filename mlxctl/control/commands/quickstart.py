@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mlxctl.control.acquire import acquire
@@ -36,13 +35,11 @@ def plan_quickstart(site: Site) -> Result:
 
 def bring_up(site: Site) -> tuple[Loaded, dict[str, Any]]:
     """Fetch, convert and load the sample model; the second value is what `load` reports of it."""
-    backend = require_backend()
-    gguf: Path = fetch_sample(site)
-    # half precision is slow on a CPU without hardware for it
-    asked = Conversion(dtype="float32" if backend == "cpu" else None)
-    registered = site.store.read().models.get(f"mlx-{MODEL_NAME}")
+    require_backend()
+    gguf = fetch_sample(site)
+    known = f"mlx-{MODEL_NAME}" in site.store.read().models
     entry = acquire(
-        site, registered.model_id if registered else str(gguf), asked, None if registered else MODEL_NAME
+        site, f"mlx-{MODEL_NAME}" if known else str(gguf), Conversion(), None if known else MODEL_NAME
     ).entry
     begun = site.host.monotonic()
     loaded = load(site, entry, AUTO, engine=MLX_LM)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxctl.control import lifecycle, probe
-from mlxctl.control.observe import Observation, observe_all
+from mlxctl.control.observe import Observation, observe, observe_all
 from mlxctl.control.site import Site
 from mlxctl.control.transition import restart
 from mlxctl.core.errors import MlxctlError, UsageError
@@ -39,6 +39,10 @@ def plan_finding(seen: Observation, answers: bool) -> Finding | None:
         return Finding(seen.port, STRANGER, model_id, f"the port is held by {seen.stranger}")
     if not (seen.listening or seen.alive or answers):
         return Finding(seen.port, STALE, model_id, f"nothing runs ({seen.last_exit or 'not started'})")
+    if seen.abandoned:
+        return Finding(seen.port, UNWELL, model_id, "the command that started it was killed before it could prove it")
+    if seen.survivor:
+        return Finding(seen.port, UNWELL, model_id, "its process ended, but something that it started has the port")
     if seen.alive and seen.phase != "starting" and not (seen.listening and answers):
         return Finding(seen.port, UNWELL, model_id, "the process lives but does not answer")
     return None
@@ -88,13 +92,27 @@ def _act(site: Site, found: Finding, action: str) -> bool:
     if action == "none":
         return False
     if action == "restart":
-        restart(site, site.store.read().require(found.model_id or ""), found.port)
+        restart(site, site.store.read().require(found.model_id or ""), found.port, lambda: _still(site, found))
         return True
     with site.states.lock(str(found.port), site.settings.lock_timeout_s, f"port {found.port}"):
+        if not _still(site, found):
+            return False
         lifecycle.stop(site, site.states.read(found.port), wanted="down")
         if action == "clear":
             site.store.update(lambda registry: registry.unassign(found.port))
     if action == "stop" and (entry := site.store.read().at(found.port)) is not None:
         # the killed command had stopped the model that belongs here
-        restart(site, entry, found.port)
+        restart(site, entry, found.port, lambda: _look(site, found.port) is not None)
     return True
+
+
+def _look(site: Site, port: int) -> Finding | None:
+    """What is wrong with `port`, for who holds its lock."""
+    seen = observe(site, port, site.store.read().at(port), site.states.read(port), held=True)
+    return plan_finding(seen, _answers(site, seen))
+
+
+def _still(site: Site, found: Finding) -> bool:
+    """Whether `found` is still so: another command may have been at work on the port, and have finished since."""
+    now = _look(site, found.port)
+    return now is not None and (now.kind, now.model_id) == (found.kind, found.model_id)

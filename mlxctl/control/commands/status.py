@@ -48,7 +48,7 @@ def row(site: Site, seen: Observation) -> dict[str, Any]:
 def _notices(observed: list[Observation]) -> list[str]:
     told = []
     for seen in observed:
-        if seen.phase == "failed" and seen.entry:
+        if seen.phase == "failed" and seen.entry and not seen.is_leftover:
             how = f" ({seen.last_exit})" if seen.last_exit else ""
             told.append(
                 f"{seen.entry.model_id} on port {seen.port} is down{how}: "
@@ -56,6 +56,11 @@ def _notices(observed: list[Observation]) -> list[str]:
             )
         if seen.stranger:
             told.append(f"port {seen.port} is held by {seen.stranger}, which mlxctl did not start")
+        if seen.abandoned and not seen.is_leftover:
+            told.append(
+                f"{seen.state.model_id} on port {seen.port} was left {seen.phase} by a command that was killed: "
+                "`mlxctl reconcile` shows what to do"
+            )
         if seen.is_leftover:
             told.append(
                 f"port {seen.port} runs {seen.state.model_id}, which no finished command put there: "

@@ -10,10 +10,24 @@ from mlxctl.core.result import Problem, Result
 
 
 def unload(site: Site, word: str, *, no_sync: bool = False) -> Result:
-    port = port_of(site, word)
-    state, model_id = stop_and_clear(site, port)
-    data = {"port": port, "model_id": model_id, "last_exit": state.last_exit}
-    return Result("unload", data, site.sync_notices(no_sync))
+    named = None if word.isdigit() else site.store.read().require(word).model_id
+    while True:
+        port = port_of(site, word)
+        try:
+            state, model_id = stop_and_clear(site, port, named)
+            break
+        except NotFound:
+            # moved or replaced while we waited for its port: look again, which raises when it is nowhere
+            continue
+    stranger = site.host.holder(port) if site.host.is_listening(port, site.settings.bind) else None
+    data = {
+        "port": port,
+        "model_id": model_id,
+        "last_exit": state.last_exit,
+        "stranger": str(stranger) if stranger else None,
+    }
+    told = (f"port {port} is held by {stranger}, which mlxctl did not start",) if stranger else ()
+    return Result("unload", data, (*told, *site.sync_notices(no_sync)))
 
 
 def port_of(site: Site, word: str) -> int:
@@ -41,6 +55,9 @@ def unload_all(site: Site, *, no_sync: bool = False) -> Result:
         try:
             state, model_id = stop_and_clear(site, seen.port)
             unloaded.append({"port": seen.port, "model_id": model_id, "last_exit": state.last_exit})
+        except NotFound:
+            # another command has just unloaded it
+            continue
         except MlxctlError as error:
             problems.append(Problem.of(error))
             exit_code = error.exit_code

@@ -25,7 +25,7 @@ def dequantize(gguf: Path, dest: Path, reporter: Reporter, *, dtype: str = "floa
     Of a split model any part may be given; the others lie beside it. A failure may leave a partial `dest`: the caller
     gives a temporary name and renames. Raises UsageError for an unknown dtype or an existing `dest`; NotReady
     "bad_model" for a torn file, "unsupported_format" for another family, quantisation or tokenizer,
-    "conversion_failed" where `dest` cannot be written; Refused("disk_full").
+    "conversion_failed" where `dest` cannot be written or a value exceeds `dtype`; Refused("disk_full").
     """
     from mlxctl.control.gguf import header, llama, source, tokenizer, vocabulary, weights
 

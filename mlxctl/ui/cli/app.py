@@ -264,5 +264,6 @@ def run(argv: list[str]) -> int:
             return UsageError.exit_code
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "mlxctl"
-        return show(Result.failed(path, UsageError("bad_flag", told, f"see `{path} --help`")), "--json" in argv)
+        wrong = UsageError("bad_flag", told, f"see `{path} --help`")
+        return show(Result.failed(path.removeprefix("mlxctl "), wrong), "--json" in argv)
     return outcome if isinstance(outcome, int) else 0

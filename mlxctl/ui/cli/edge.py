@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mlxctl.core.errors import Interrupted, MlxctlError, UsageError
+from mlxctl.core.errors import EXIT_OK, Interrupted, MlxctlError, UsageError
 from mlxctl.core.result import Result
+from mlxctl.ui.cli.lasting import LastingStream
 
 if TYPE_CHECKING:
     from mlxctl.control.site import Site
@@ -42,6 +43,8 @@ def open_site(as_json: bool) -> Site:
 
 def execute(name: str, as_json: bool, command: Callable[[Site], Result]) -> int:
     """Run `command`, show its Result, and return the exit code. The one broad catch of the command line is here."""
+    if not isinstance(sys.stderr, LastingStream):
+        sys.stderr = LastingStream(sys.stderr)
     try:
         with_signals()
         result = command(open_site(as_json))
@@ -50,7 +53,8 @@ def execute(name: str, as_json: bool, command: Callable[[Site], Result]) -> int:
     except KeyboardInterrupt:
         result = Result.failed(name, Interrupted("interrupted", "interrupted: nothing was left half done"))
     except BrokenPipeError:
-        return _quiet_exit()
+        _drop_output()
+        return EXIT_OK
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
@@ -73,8 +77,8 @@ def show(result: Result, as_json: bool) -> int:
 
             render(result)
         sys.stdout.flush()
-    except BrokenPipeError:
-        return _quiet_exit()
+    except OSError:
+        _drop_output()
     return result.exit_code
 
 
@@ -95,7 +99,6 @@ def with_signals() -> None:
             signal.signal(number, interrupt)
 
 
-def _quiet_exit() -> int:
+def _drop_output() -> None:
     """Who reads our output has gone (`mlxctl list | head`): nothing more to say, and no traceback at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

@@ -127,7 +127,8 @@ def _ensure(out: Console, data: Mapping[str, Any]) -> None:
 
 def _unload(out: Console, data: Mapping[str, Any]) -> None:
     what = data["model_id"] or "what was left"
-    out.print(f"stopped {what}; port {data['port']} is free")
+    where = "is free" if not data.get("stranger") else "is no longer its port"
+    out.print(f"stopped {what}; port {data['port']} {where}")
 
 
 def _unload_all(out: Console, data: Mapping[str, Any]) -> None:
