@@ -53,6 +53,12 @@ def acquire(site: Site, word: str, asked: Conversion, name: str | None = None) -
     model_id = entry.model_id if entry else model_id_from_name(name) if name else model_id_of(repo_id)
     require_unclaimed(registry, model_id, repo_id)
     with site.states.lock(model_id, site.settings.lock_timeout_s, model_id):
+        registry = site.store.read()
+        require_unclaimed(registry, model_id, repo_id)
+        now = registry.models.get(model_id)
+        if entry is None and now is not None and asked.convert != FORCE and not any(problems_of(Path(now.cache_path))):
+            # another command acquired the same model while we waited for it
+            return Acquired(now, converted=False, created=False)
         source = Source(repo_id, local) if local else _download(site, repo_id)
         folder, converted = _converted(site, model_id, source, asked)
         fresh = describe(model_id, source, folder, converted)

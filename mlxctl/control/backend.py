@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlxctl.core.errors import NotReady
 
+KINDS = {"mlx_metal-": "metal", "mlx_cpu-": "cpu", "mlx_cuda": "cuda"}
+"""How the distributions of MLX's backends begin, and what they are."""
+
 _INSTALL = "run `make setup`, or `pip install 'mlxctl[cpu]'` (no GPU) or `'mlxctl[cuda]'` (NVIDIA)"
 
 
-def installed_backends(names: Iterable[str] | None = None) -> set[str]:
-    """Which of "metal", "cpu" and "cuda" are installed. `names` are distribution names; default: this Python's."""
-    if names is None:
-        names = (name for d in metadata.distributions() if (name := d.metadata["Name"]))
-    kinds = {"mlx-metal": "metal", "mlx-cpu": "cpu"}
-    lowered = {name.lower().replace("_", "-") for name in names}
-    return {kinds[name] for name in lowered & kinds.keys()} | (
-        {"cuda"} if any(n.startswith("mlx-cuda") for n in lowered) else set()
-    )
+def installed_backends(path: Sequence[str] = sys.path) -> set[str]:
+    """Which of "metal", "cpu" and "cuda" are installed in the folders of `path`.
+
+    Their folder listings suffice; `importlib.metadata` would read the metadata of every package there is.
+    """
+    return {
+        kind
+        for folder in path
+        for name in _names_in(folder)
+        for prefix, kind in KINDS.items()
+        if name.startswith(prefix)
+    }
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder or ".") if name.endswith(".dist-info")]
+    except OSError:
+        return []
 
 
 def require_backend(backends: set[str] | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shlex
@@ -30,6 +31,8 @@ YES, NO = "yes", "no"
 DTYPES = ("float16", "bfloat16", "float32")
 DISK_MARGIN = 1 << 30
 _POLL_S = 0.1
+_SWAP, _HERE = 2, -100
+"""RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS are the same number; AT_FDCWD."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,10 +230,22 @@ def _wait(
 
 
 def _put_in_place(model: Path, dest: Path, aside: Path) -> None:
-    """Rename the finished folder; an earlier conversion steps aside first and goes with the partial folder."""
+    """Rename the finished folder; an earlier conversion changes places with it and goes with the partial folder."""
     try:
         if dest.exists():
+            if _exchange(model, dest):
+                return
             os.replace(dest, aside)
         os.replace(model, dest)
     except OSError as error:
         raise disk_error(error, dest) from error
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that a kill never leaves none of them. False where the system cannot."""
+    libc = ctypes.CDLL(None)
+    names = (os.fsencode(one), os.fsencode(other))
+    if sys.platform == "darwin":
+        return bool(libc.renamex_np(*names, _SWAP) == 0)
+    renameat2 = getattr(libc, "renameat2", None)
+    return renameat2 is not None and bool(renameat2(_HERE, names[0], _HERE, names[1], _SWAP) == 0)

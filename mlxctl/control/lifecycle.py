@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import shutil
@@ -21,7 +22,7 @@ from mlxctl.control.watch import Watch, exit_cause
 from mlxctl.core.errors import Conflict, MlxctlError, NotReady, Refused, RegistryUnreadable
 
 GB = 1 << 30
-POLL_S = 0.03
+POLL_S = 0.01
 MAX_POLL_S = 0.25
 KILL_WAIT_S = 5.0
 RELEASE_S, STRANGER_S = 3.0, 0.5
@@ -75,6 +76,8 @@ def start(site: Site, plan: Plan) -> PortState:
         state = site.states.settle(state, **known, shim_pid=shim.pid, shim_create_time=shim.create_time)
     if interrupted:
         raise KeyboardInterrupt
+    # the model takes seconds to load; what the commit will need is imported meanwhile
+    importlib.import_module("mlxctl.core.schema")
     return state
 
 
@@ -190,10 +193,10 @@ def stop(site: Site, state: PortState, **settled: Any) -> PortState:
 def _end(site: Site, state: PortState) -> None:
     """SIGTERM, grace, SIGKILL for the model's group; then whatever left the group and still carries its stamp."""
     identity = state.identity
-    if identity is not None and site.host.signal_group(identity, signal.SIGTERM):
-        if not _gone(site, identity, stop_grace_s(state.weight_bytes, site.settings.stop_grace_s)):
-            site.host.signal_group(identity, signal.SIGKILL)
-            _gone(site, identity, KILL_WAIT_S)
+    grace = stop_grace_s(state.weight_bytes, site.settings.stop_grace_s)
+    if identity is not None and site.host.signal_group(identity, signal.SIGTERM) and not _gone(site, identity, grace):
+        site.host.signal_group(identity, signal.SIGKILL)
+        _gone(site, identity, KILL_WAIT_S)
     if state.stamp and state.phase != STOPPED:
         _sweep(site, state.stamp)
 

@@ -64,9 +64,7 @@ def with_requests(site: Site, seen: list[Observation]) -> list[Observation]:
     return [replace(one, requests=counts.get(one.port)) for one in seen]
 
 
-def observe(
-    site: Site, port: int, entry: ModelEntry | None, state: PortState, *, held: bool = False
-) -> Observation:
+def observe(site: Site, port: int, entry: ModelEntry | None, state: PortState, *, held: bool = False) -> Observation:
     """The truth about `port`: a recorded phase counts only while its process is alive and listens.
 
     `held`: the caller holds the port's lock, so that nobody else is at work on it.

@@ -5,7 +5,6 @@ Uses `http.client` alone: `status` and `load` both stand on it, and neither shou
 
 from __future__ import annotations
 
-import http.client
 import json
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -26,6 +25,9 @@ class Answer:
 
 def ask(address: str, port: int, path: str, payload: dict[str, Any] | None = None, *, timeout_s: float) -> Answer:
     """GET `path`, or POST `payload` to it. Never raises for what a server or the network does."""
+    # with email and ssl behind it, this is a fifth of what `status` takes, and most looks at the ports ask nothing
+    import http.client
+
     connection = http.client.HTTPConnection(local_address(address), port, timeout=timeout_s)
     try:
         if payload is None:

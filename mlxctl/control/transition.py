@@ -14,7 +14,7 @@ from mlxctl.control.memory import admission
 from mlxctl.control.plan import Plan, Transition, plan_start, plan_transition
 from mlxctl.control.signals import held_back
 from mlxctl.control.site import Site
-from mlxctl.control.state import DRAINING, READY, PortState
+from mlxctl.control.state import DRAINING, READY, STOPPED, PortState
 from mlxctl.core.errors import MlxctlError, NotFound, Refused, RegistryUnreadable
 from mlxctl.core.ports import AUTO
 from mlxctl.core.registry import ModelEntry, Registry
@@ -124,7 +124,8 @@ def _carry_out(site: Site, transition: Transition) -> PortState:
     operation = {"verb": "load", "model_id": plan.entry.model_id, "by": os.getpid(), "at": site.host.now()}
     undo = Undo(here, operation)
     if not transition.replaces:
-        if outlived(site.host, plan.port, here.stamp):
+        if here.phase != STOPPED and here.stamp and site.host.stamped(here.stamp):
+            # the process that we knew is gone; what it started is not
             lifecycle.stop(site, here)
         lifecycle.require_free(site, plan.port)
     try:

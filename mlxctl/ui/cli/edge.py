@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -50,15 +49,14 @@ def execute(name: str, as_json: bool, command: Callable[[Site], Result]) -> int:
         result = command(open_site(as_json))
     except MlxctlError as error:
         result = Result.failed(name, error)
-    except KeyboardInterrupt:
-        result = Result.failed(name, Interrupted("interrupted", "interrupted: nothing was left half done"))
+    except KeyboardInterrupt as interruption:
+        result = Result.failed(name, interrupted(interruption))
     except BrokenPipeError:
         _drop_output()
         return EXIT_OK
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        logging.getLogger("mlxctl").debug("unexpected", exc_info=True)
         unexpected = MlxctlError(
             "unexpected",
             f"{type(error).__name__}: {error}",
@@ -83,20 +81,33 @@ def show(result: Result, as_json: bool) -> int:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One object on one line of standard output."""
-    print(json.dumps(document, ensure_ascii=False), flush=True)
+    """One object on one line of standard output; in ASCII, so that no locale and no odd file name can break it."""
+    print(json.dumps(document), flush=True)
+
+
+def interrupted(interruption: KeyboardInterrupt) -> Interrupted:
+    """Its notes, written by who cleaned up, say what became of what was there before."""
+    notes = getattr(interruption, "__notes__", ())
+    return Interrupted(
+        "interrupted",
+        "interrupted; what had begun was undone",
+        "; ".join([*notes, "`mlxctl status` shows what serves, and the same command begins again"]),
+    )
 
 
 def with_signals() -> None:
-    """A closed SSH session or a SIGTERM rolls back as Ctrl-C does."""
+    """A closed SSH session or a SIGTERM rolls back as Ctrl-C does; a second signal does not stop the rollback."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # nohup ignores SIGHUP on purpose
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
     def interrupt(_number: int, _frame: object) -> None:
+        for number in heeded:
+            signal.signal(number, lambda *_: None)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup ignores SIGHUP on purpose
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
+    for number in heeded:
+        signal.signal(number, interrupt)
 
 
 def _drop_output() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,12 @@ class TerminalReporter:
         self.running = 0
 
     def note(self, message: str) -> None:
-        if self.progress is not None and self.running:
-            self.progress.console.print(message, style="dim", markup=False, highlight=False)
-        else:
-            print(message, file=sys.stderr, flush=True)
+        # a terminal that was closed, or a pipe that nobody reads: no reason to stop, least of all in a rollback
+        with contextlib.suppress(OSError):
+            if self.progress is not None and self.running:
+                self.progress.console.print(message, style="dim", markup=False, highlight=False)
+            else:
+                print(message, file=sys.stderr, flush=True)
 
     def task(self, title: str, total: int | None = None, unit: str = "") -> Task:
         if not sys.stderr.isatty():

@@ -26,9 +26,16 @@ MIN_WIDTH_OF_PIPES = 160
 """A pipe has no width; a table in it should not be folded."""
 
 
+class Page(Console):
+    """rich ends the process when a reader has gone; here that is for the command line to say."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def render(result: Result) -> None:
-    out = Console(width=None if sys.stdout.isatty() else MIN_WIDTH_OF_PIPES, highlight=False)
-    error_out = Console(stderr=True, highlight=False, soft_wrap=True)
+    out = Page(width=None if sys.stdout.isatty() else MIN_WIDTH_OF_PIPES, highlight=False)
+    error_out = Page(stderr=True, highlight=False, soft_wrap=True)
     show = VIEWS.get(result.command)
     if show is not None and result.data:
         show(out, result.data)

@@ -1,0 +1,1 @@
+"""Benchmarks: both sides in one run, printed as a table. `python -m bench` runs all, `python -m bench NAME` one."""
