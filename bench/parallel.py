@@ -46,7 +46,7 @@ def measure(home: Home) -> None:
     assigned = {port: entry.model_id for port, entry in home.registry().assigned.items()}
     agrees = ready == assigned and home.run("registry", "validate").code == 0
     print(f"\nparallel: {COMMANDS} load/unload commands at once on {MODELS} models, fake engine")
-    print(
-        f"{'seconds':<28}{seconds:>10.1f}\n{'exit codes':<28}{dict(codes)!s:>10}\n{'models serving':<28}{len(ready):>10}"
-    )
+    print(f"{'seconds':<28}{seconds:>10.1f}")
+    print(f"{'exit codes':<28}{dict(codes)!s:>10}")
+    print(f"{'models serving':<28}{len(ready):>10}")
     print(f"{'registry equals ports':<28}{'yes' if agrees and set(codes) <= ALLOWED else 'NO':>10}")

@@ -38,6 +38,5 @@ def show(title: str, rows: dict[str, Row], base: str, bars: dict[str, float]) ->
         bar = bars.get(name)
         met = "" if bar is None else "yes" if ratio <= bar else "MISSED"
         shown = f"{bar:.2f}" if bar is not None else ""
-        print(
-            f"{name:<28}{row.median:>10.3f}{min(row.seconds):>9.3f}{max(row.seconds):>9.3f}{ratio:>8.2f}{shown:>7}  {met}"
-        )
+        numbers = f"{row.median:>10.3f}{min(row.seconds):>9.3f}{max(row.seconds):>9.3f}{ratio:>8.2f}"
+        print(f"{name:<28}{numbers}{shown:>7}  {met}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlxctl.control.convert import FORCE, SKIP, Conversion, convert, looks_preconverted, needs_conversion
 from mlxctl.control.site import Site
+from mlxctl.control.snapshots import choose_gguf
 from mlxctl.control.template import default_parser, default_template
 from mlxctl.control.weights import context_length, is_mlx, model_family, problems_of, read_config, require_whole
 from mlxctl.core.errors import Conflict, NotReady, UsageError
@@ -130,8 +131,11 @@ def gguf_of(path: Path) -> Path | None:
     """The .gguf file to convert: `path` itself, or the most exact one of a folder without safetensors."""
     if path.is_file():
         return path
-    files = sorted(path.glob("*.gguf"), key=lambda file: (-file.stat().st_size, file.name))
-    return files[0] if files and not any(path.glob("*.safetensors")) else None
+    if any(path.glob("*.safetensors")):
+        return None
+    # a snapshot may keep it in a folder of its own
+    chosen = choose_gguf(str(file.relative_to(path)) for file in path.rglob("*.gguf"))
+    return path / chosen[0] if chosen else None
 
 
 def describe(model_id: str, source: Source, folder: Path, converted: bool) -> ModelEntry:

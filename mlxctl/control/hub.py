@@ -175,7 +175,7 @@ def _bring(order: _Order, reporter: Reporter) -> Snapshot:
         reporter.note(f"resuming: {human(here)} of {human(needed + here)} already here")
     store.blobs.mkdir(parents=True, exist_ok=True)
     store.remove_strays({file.etag for file in order.files})
-    task = reporter.task(f"downloading {snapshot.repo_id}", total=needed, unit="bytes") if needed else SilentTask()
+    task = reporter.task(f"Downloading {snapshot.repo_id}", total=needed, unit="bytes") if needed else SilentTask()
     try:
         if blobs:
             Fetch(store, _headers(order.source), reporter, task, order.patience).run(blobs)

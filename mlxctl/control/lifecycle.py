@@ -69,13 +69,11 @@ def start(site: Site, plan: Plan) -> PortState:
         log_max_bytes=settings.log_max_bytes,
         log_files=settings.log_files,
     )
-    with held_back() as interrupted:
+    with held_back():
         # a Ctrl-C in here would leave a shim behind that is about to start a model which nobody knows
         model, shim = site.host.spawn(launch)
         known = {"pid": model.pid, "create_time": model.create_time}
         state = site.states.settle(state, **known, shim_pid=shim.pid, shim_create_time=shim.create_time)
-    if interrupted:
-        raise KeyboardInterrupt
     # the model takes seconds to load; what the commit will need is imported meanwhile
     importlib.import_module("mlxctl.core.schema")
     return state

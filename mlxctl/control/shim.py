@@ -128,6 +128,12 @@ def drain_rest(source: int, log: RotatingLog) -> None:
         log.write(data)
 
 
+def tell(line: str) -> None:
+    # who started us may have been killed by now; the model is watched all the same
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, f"{line}\n".encode())
+
+
 def main(argv: list[str]) -> int:
     stamp, exit_record, log_path, max_bytes, files, _dashes, *command = argv
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
@@ -141,10 +147,10 @@ def main(argv: list[str]) -> int:
     try:
         pid = spawn(command, output)
     except OSError as error:
-        os.write(1, f"error {error}\n".encode())
+        tell(f"error {error}")
         return 127
     os.close(output)
-    os.write(1, f"pid {pid}\n".encode())
+    tell(f"pid {pid}")
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     status = drain_until_exit(pid, source, woken, log)

@@ -12,18 +12,27 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[list[int]]:
-    """The list tells which signals came meanwhile; who wants them to count raises `KeyboardInterrupt` afterwards.
+def held_back() -> Iterator[None]:
+    """Signals that come meanwhile are delivered afterwards."""
+    with came_too_late() as came:
+        yield
+    for number in came:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def came_too_late() -> Iterator[list[signal.Signals]]:
+    """Signals that come meanwhile change nothing; the list tells which came.
 
     Python runs signal handlers in the main thread alone, so elsewhere nothing has to be held back.
     """
-    came: list[int] = []
+    came: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
 
     def remember(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+        came.append(signal.Signals(number))
 
     # nohup ignores SIGHUP on purpose; a handler, unlike an ignored signal, is not inherited by what is started here
     before = {number: signal.getsignal(number) for number in STOPPING}

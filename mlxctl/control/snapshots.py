@@ -19,6 +19,23 @@ from mlxctl.core.errors import NotReady
 INDEX = "model.safetensors.index.json"
 SMALL_FILES = ("*.json", "*.jsonl", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
 WEIGHTS = ("*.safetensors", "*.gguf")
+GGUF_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+EXACTNESS = (
+    "bf16",
+    "f16",
+    "f32",
+    "q8_0",
+    "q6_k",
+    "q5_k_m",
+    "q5_k_s",
+    "q5_1",
+    "q5_0",
+    "q4_k_m",
+    "q4_k_s",
+    "q4_1",
+    "q4_0",
+)
+"""How GGUF files are named by quantisation, the most exact first; f32 is f16 twice as large."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -50,10 +67,29 @@ def plan_files(names: Iterable[str], allow_patterns: Sequence[str] | None = None
         [name for name in top if fnmatchcase(name, "model*.safetensors")],
         [name for name in top if fnmatchcase(name, "*.safetensors")],
         [name for name in every if fnmatchcase(name, "*.safetensors")],
-        [name for name in every if fnmatchcase(name, "*.gguf")],
+        choose_gguf(name for name in every if fnmatchcase(name, "*.gguf")),
     )
     weights = next((layout for layout in layouts if layout), [])
     return tuple(name for name in every if name in weights or _fits(name, SMALL_FILES))
+
+
+def choose_gguf(names: Iterable[str]) -> list[str]:
+    """Of a repository's quantisations, the one to convert, with all of its parts: the most exact, since it is made
+    whole again anyway.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if "mmproj" not in name.lower():
+            parts.setdefault(GGUF_PART.sub(".gguf", name), []).append(name)
+    if not parts:
+        return []
+    return parts[min(parts, key=lambda whole: (_exactness(whole), whole))]
+
+
+def _exactness(name: str) -> int:
+    """The place of a quantisation in `EXACTNESS`; names that tell none come last."""
+    words = re.split(r"[^a-z0-9_]+", Path(name).stem.lower())
+    return min((EXACTNESS.index(word) for word in words if word in EXACTNESS), default=len(EXACTNESS))
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:

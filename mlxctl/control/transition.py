@@ -12,7 +12,7 @@ from mlxctl.control import lifecycle
 from mlxctl.control.host import outlived
 from mlxctl.control.memory import admission
 from mlxctl.control.plan import Plan, Transition, plan_start, plan_transition
-from mlxctl.control.signals import held_back
+from mlxctl.control.signals import came_too_late
 from mlxctl.control.site import Site
 from mlxctl.control.state import DRAINING, READY, STOPPED, PortState
 from mlxctl.core.errors import MlxctlError, NotFound, Refused, RegistryUnreadable
@@ -136,14 +136,14 @@ def _carry_out(site: Site, transition: Transition) -> PortState:
         started = lifecycle.start(site, replace(plan, operation=operation))
         return _commit(site, lifecycle.prove(site, plan, started), plan.entry)
     except BaseException as error:
-        with held_back():
+        with came_too_late():
             _roll_back(site, undo, error)
         raise
 
 
 def _commit(site: Site, state: PortState, entry: ModelEntry) -> PortState:
     """From here on the registry says that the model belongs on the port. A signal that comes in here is too late."""
-    with held_back():
+    with came_too_late():
         state = site.states.settle(state, wanted="up")
         site.store.update(
             lambda registry: registry.with_entry(_newest(registry, entry)).assign(entry.model_id, state.port)
@@ -261,7 +261,7 @@ def restart(site: Site, entry: ModelEntry, port: int, still: Callable[[], bool])
         try:
             started = lifecycle.prove(site, plan, lifecycle.start(site, plan))
         except BaseException as error:
-            with held_back():
+            with came_too_late():
                 lifecycle.fail(site, site.states.read(port), error)
             raise
         return site.states.settle(started, wanted="up", operation=None, restarts=state.restarts + 1)

@@ -10,6 +10,7 @@ from mlxctl.core.errors import Conflict, UsageError
 DEFAULT_BASE = 8100
 TEAM_SIZE = 20
 COUNT = 40
+LAST_BASE = 65536 - COUNT
 MAX_DIGITS = 5
 AUTO = "auto"
 
@@ -22,6 +23,14 @@ class Ports:
     """The range that one host owns. `base` is 8100 except in tests."""
 
     base: int = DEFAULT_BASE
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.base <= LAST_BASE:
+            raise UsageError(
+                "bad_setting",
+                f"there are no forty ports from {self.base}",
+                f"set MLXCTL_PORT_BASE to 1-{LAST_BASE}, or leave it unset for {DEFAULT_BASE}",
+            )
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.base, self.base + COUNT))

@@ -90,7 +90,7 @@ def interrupted(interruption: KeyboardInterrupt) -> Interrupted:
     notes = getattr(interruption, "__notes__", ())
     return Interrupted(
         "interrupted",
-        "interrupted; what had begun was undone",
+        "interrupted; nothing is left half done",
         "; ".join([*notes, "`mlxctl status` shows what serves, and the same command begins again"]),
     )
 
