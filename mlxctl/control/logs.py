@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,21 +42,24 @@ def follow(path: Path, poll_s: float = 0.2) -> Iterator[str]:
     rest = b""
     try:
         while True:
+            # asked before reading: what a rotated file holds by then is all that it will ever hold
+            rotated = _inode(path) not in (None, os.fstat(file.fileno()).st_ino)
             chunk = file.read()
             if chunk:
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
-                continue
-            if path.exists() and path.stat().st_ino != _inode(file.fileno()):
+            elif rotated:
                 file.close()
                 file = path.open("rb")
-                continue
-            time.sleep(poll_s)
+            else:
+                time.sleep(poll_s)
     finally:
         file.close()
 
 
-def _inode(number: int) -> int:
-    import os
-
-    return os.fstat(number).st_ino
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        # between the two renames of a rotation
+        return None

@@ -95,11 +95,10 @@ class StateFolder:
         """How the process of `state` ended ("SIGKILL", "exit code 1"), or None while it runs or nobody recorded it."""
         try:
             record = json.loads(self.exit_record(state.port).read_text())
-        except (OSError, ValueError):
+            ours = record["stamp"] == state.stamp
+            return (record["signal"] or f"exit code {record['code']}") if ours else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        if record.get("stamp") != state.stamp:
-            return None
-        return record["signal"] or f"exit code {record['code']}"
 
     def settle(self, state: PortState, **changes: Any) -> PortState:
         return self.write(replace(state, **changes))

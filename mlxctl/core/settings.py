@@ -16,8 +16,8 @@ from mlxctl.core.options import INTEGER, NUMBER, PATH, SWITCH, TEXT, WORDS, Sett
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
 _FORMS = {
-    INTEGER: "a whole number",
-    NUMBER: "a number",
+    INTEGER: "a whole number, zero or more",
+    NUMBER: "a number, zero or more",
     SWITCH: "one of 1/true/yes/on or 0/false/no/off",
     PATH: "a path",
     WORDS: "words parted by commas",
@@ -94,7 +94,15 @@ def _parse_text(given: Any) -> str:
 
 def _parse_number(given: Any) -> float:
     number = float(str(given))
-    if math.isnan(number):
+    # not `number < 0`, which a NaN would pass; nothing that can be set here has a meaning below zero
+    if not number >= 0 or math.isinf(number):
+        raise ValueError(given)
+    return number
+
+
+def _parse_integer(given: Any) -> int:
+    number = int(str(given))
+    if number < 0:
         raise ValueError(given)
     return number
 
@@ -116,7 +124,7 @@ def _parse_switch(given: Any) -> bool:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    INTEGER: lambda given: int(str(given)),
+    INTEGER: _parse_integer,
     NUMBER: _parse_number,
     SWITCH: _parse_switch,
     PATH: lambda given: Path(_parse_text(given)).expanduser(),

@@ -233,11 +233,8 @@ def test_progress_counts_the_bytes_of_the_weights_once(tmp_path, dtype, width):
 def test_bfloat16_is_rounded_as_mlx_rounds_it(tmp_path):
     import mlx.core as mx
 
-    rng = np.random.default_rng(5)
-    values = np.concatenate(
-        [rng.standard_normal(4096), rng.standard_normal(512) * 1e30, [0.0, -0.0, 1.00390625, 1.01171875]]
-    )
-    values = values.astype(np.float32)
+    spread = np.random.default_rng(5).standard_normal(4096) * np.logspace(-30, 30, 4096)
+    values = np.array([*spread, 0.0, -0.0, 1.00390625, 1.01171875], np.float32)
     expected = np.array(mx.array(values).astype(mx.bfloat16).view(mx.uint16))
     assert (weights.cast(values, "bfloat16") == expected).all()
     model = write_tiny_llama_gguf(tmp_path / "tiny.gguf")

@@ -1,4 +1,4 @@
-"""Whether what many commands at once came to could have come about by one after the other.
+"""Judges parallel commands: whether what they came to could have come about by one after the other.
 
 A command is an interval in time and what it told. A serial order fits when it keeps every command that ended before
 another began before it, when each command tells what it would tell alone in its place, and when the last one leaves
@@ -29,7 +29,7 @@ class Command:
 
 
 def after(command: Command, before: Assigned, experimental: range) -> Assigned | None:
-    """The assignment that `command` leaves when it runs alone on `before`, or None when it would have told otherwise."""
+    """What `command` leaves when it runs alone on `before`, or None when it would have told otherwise."""
     ports = dict(before)
     models = {model: port for port, model in before}
     if command.words[0] == LOAD:

@@ -19,9 +19,7 @@ def run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     write_model(folder / "src", mlx=False)
     (folder / "src" / "tokenizer.json").write_text("{}")
     argv = [sys.executable, "-m", "tests.fakes.converter", str(folder / "src"), str(folder / "dest"), *flags]
-    return subprocess.run(
-        argv, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False, timeout=30
-    )
+    return subprocess.run(argv, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False, timeout=30)
 
 
 def test_it_leaves_a_whole_model_and_notes_what_it_was_told(tmp_path: Path) -> None:
@@ -56,7 +54,15 @@ def test_it_is_as_slow_as_it_is_asked_to_be(tmp_path: Path) -> None:
     assert time.monotonic() - begun >= 0.05 * converter.STEPS
     with pytest.raises(subprocess.TimeoutExpired) as caught:
         subprocess.run(
-            [sys.executable, "-m", "tests.fakes.converter", str(tmp_path / "src"), str(tmp_path / "b"), "--stop-at", "2"],
+            [
+                sys.executable,
+                "-m",
+                "tests.fakes.converter",
+                str(tmp_path / "src"),
+                str(tmp_path / "b"),
+                "--stop-at",
+                "2",
+            ],
             capture_output=True,
             cwd=Path(__file__).parents[2],
             check=False,

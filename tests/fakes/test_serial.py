@@ -1,4 +1,4 @@
-"""The judge of parallel commands is itself judged: it finds an order where there is one, and none where there is none."""
+"""The judge of parallel commands is judged: it finds an order where there is one, and none where there is none."""
 
 from __future__ import annotations
 
