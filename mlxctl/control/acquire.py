@@ -11,7 +11,7 @@ from mlxctl.control.site import Site
 from mlxctl.control.snapshots import choose_gguf
 from mlxctl.control.template import default_parser, default_template
 from mlxctl.control.weights import context_length, is_mlx, model_family, problems_of, read_config, require_whole
-from mlxctl.core.errors import Conflict, NotReady, UsageError
+from mlxctl.core.errors import Conflict, MlxctlError, NotReady, UsageError
 from mlxctl.core.registry import (
     ModelEntry,
     Registry,
@@ -48,7 +48,9 @@ def acquire(site: Site, word: str, asked: Conversion, name: str | None = None) -
     entry = registry.find(word)
     if entry is not None and name is not None and model_id_from_name(name) != entry.model_id:
         entry = None
-    if entry is not None and asked.convert != FORCE and not any(problems_of(Path(entry.cache_path))):
+    torn = next(problems_of(Path(entry.cache_path)), None) if entry else None
+    if entry is not None and asked.convert != FORCE and torn is None:
+        _require_as_asked(entry, asked)
         return Acquired(entry, converted=False, created=False)
     repo_id, local = _identify(word, entry, registry)
     model_id = entry.model_id if entry else model_id_from_name(name) if name else model_id_of(repo_id)
@@ -57,14 +59,39 @@ def acquire(site: Site, word: str, asked: Conversion, name: str | None = None) -
         registry = site.store.read()
         require_unclaimed(registry, model_id, repo_id)
         now = registry.models.get(model_id)
-        if entry is None and now is not None and asked.convert != FORCE and not any(problems_of(Path(now.cache_path))):
-            # another command acquired the same model while we waited for it
+        if entry is None and now is not None and local is not None:
+            _require_same_place(now, local)
+        if entry is None and now is not None and _is_what_was_asked(now, local, asked):
+            # known by its repository or folder only, or acquired by another command while we waited
             return Acquired(now, converted=False, created=False)
-        source = Source(repo_id, local) if local else _download(site, repo_id)
+        source = Source(repo_id, local) if local else _download_again(site, repo_id, torn)
         folder, converted = _converted(site, model_id, source, asked)
         fresh = describe(model_id, source, folder, converted)
         registered = site.store.update(lambda now: _register(now, fresh))
     return Acquired(registered.models[model_id], converted, created=entry is None)
+
+
+def _is_what_was_asked(entry: ModelEntry, local: Path | None, asked: Conversion) -> bool:
+    if asked.convert == FORCE or (local is not None and entry.source_path != str(local)):
+        return False
+    if any(problems_of(Path(entry.cache_path))):
+        return False
+    _require_as_asked(entry, asked)
+    return True
+
+
+def _require_as_asked(entry: ModelEntry, asked: Conversion) -> None:
+    """Raise `UsageError` when a whole model is there, but quantised otherwise than the flags say."""
+    has = entry.quantization or {}
+    wanted = {"bits": asked.bits, "group_size": asked.group_size}
+    other = any(value is not None and has.get(key) != value for key, value in wanted.items())
+    if other or (asked.quantize and not has):
+        what = f"{has.get('bits')} bits in groups of {has.get('group_size')}" if has else "not quantised"
+        raise UsageError(
+            "bad_flag",
+            f"{entry.model_id} is registered already, {what}",
+            "convert it again with --convert force, or keep both with --name",
+        )
 
 
 def _identify(word: str, entry: ModelEntry | None, registry: Registry) -> tuple[str, Path | None]:
@@ -74,7 +101,8 @@ def _identify(word: str, entry: ModelEntry | None, registry: Registry) -> tuple[
             return entry.repo_id, None
         return entry.repo_id, Path(entry.source_path or entry.cache_path)
     path = Path(word).expanduser()
-    if path.exists():
+    # the empty word would mean the current folder
+    if word and path.exists():
         if path.is_file() and path.suffix != ".gguf":
             raise UsageError(
                 "bad_flag", f"{word} is a file, but no .gguf file", "give the model's folder, or a .gguf file"
@@ -95,6 +123,28 @@ def require_unclaimed(registry: Registry, model_id: str, repo_id: str) -> None:
             f"{repo_id} would be called {model_id}, but {owner.repo_id} already has that id",
             "give it another with --name",
         )
+
+
+def _require_same_place(owner: ModelEntry, local: Path) -> None:
+    """Raise `Conflict` when the id stands for another folder or file of the same name, which is still there."""
+    source = owner.source_path
+    if source is not None and source != str(local) and Path(source).exists():
+        raise Conflict(
+            "name_collision",
+            f"{local} would be called {owner.model_id}, but {source} already has that id",
+            "give it another with --name",
+        )
+
+
+def _download_again(site: Site, repo_id: str, torn: NotReady | None) -> Source:
+    """Like `_download`; where it was to mend a damaged model and fails, the damage is what has to be told."""
+    try:
+        return _download(site, repo_id)
+    except MlxctlError as error:
+        if torn is None:
+            raise
+        hint = f"downloading it again failed: {error.message}; {error.hint}"
+        raise NotReady(torn.code, torn.message, hint, torn.detail) from error
 
 
 def _download(site: Site, repo_id: str) -> Source:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import secrets
 import shlex
 import shutil
 import signal
@@ -56,7 +54,9 @@ class Conversion:
                 raise UsageError("bad_flag", f"{flag} {value!r} is not known", f"choose one of {', '.join(allowed)}")
         if self.convert == SKIP and self.flags():
             raise UsageError(
-                "bad_flag", "--convert skip leaves nothing for --quantize, --bits, --group-size or --dtype to change"
+                "bad_flag",
+                "--convert skip leaves nothing for --quantize, --bits, --group-size or --dtype to change",
+                "leave out --convert skip, or the other flags",
             )
         return self
 
@@ -147,7 +147,7 @@ def _partial(site: Site, model_id: str) -> Iterator[tuple[Path, str]]:
     for leftover in root.glob(f"{prefix}*"):
         _end_stamped(site, leftover.name.removeprefix(prefix))
         shutil.rmtree(leftover, ignore_errors=True)
-    stamp = secrets.token_hex(8)
+    stamp = os.urandom(8).hex()
     partial = root / f"{prefix}{stamp}"
     try:
         partial.mkdir(parents=True)
@@ -167,8 +167,11 @@ def _end_stamped(site: Site, stamp: str) -> None:
 
 
 def _require_room(folder: Path, needed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise disk_error(error, folder) from error
     if free < needed + DISK_MARGIN:
         raise Refused(
             "disk_full",
@@ -179,7 +182,8 @@ def _require_room(folder: Path, needed: int) -> None:
 
 def _run(site: Site, model_id: str, argv: list[str], stamp: str, partial: Path) -> None:
     """Run the converter to its end, showing how much it has written. Its output is kept in the log folder."""
-    environ = {**site.environ, STAMP_VARIABLE: stamp, "HF_HUB_OFFLINE": "1"}
+    # unbuffered, so that what it said last stands last in the log
+    environ = {**site.environ, STAMP_VARIABLE: stamp, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     if site.settings.convert_cmd is None and require_backend() == "cpu":
         environ |= blas_environment(environ.get("LD_PRELOAD", ""))
     log_path = site.settings.log_dir / f"convert-{model_id}.log"
@@ -243,6 +247,8 @@ def _put_in_place(model: Path, dest: Path, aside: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step, so that a kill never leaves none of them. False where the system cannot."""
+    import ctypes
+
     libc = ctypes.CDLL(None)
     names = (os.fsencode(one), os.fsencode(other))
     if sys.platform == "darwin":

@@ -46,14 +46,23 @@ def openai_server_prefix(settings: Settings, which: Callable[[str], str | None])
 
 
 def choose_engine(
-    asked: str | None, entry: ModelEntry, port_range: str, settings: Settings, which: Callable[[str], str | None]
+    asked: str | None,
+    entry: ModelEntry,
+    port_range: str,
+    settings: Settings,
+    which: Callable[[str], str | None],
+    *,
+    harmony: bool = False,
 ) -> Engine:
-    """The engine by flag, entry or setting; `auto` decides by range and by what is installed. Raises `NotReady`."""
+    """The engine by flag, entry or setting; `auto` decides by range and by what is installed. Raises `NotReady`.
+
+    `harmony`: the model speaks in channels, which mlx_lm.server hands out raw and mlx-openai-server can parse.
+    """
     kind = asked or entry.engine or settings.engine
     if kind not in ENGINES:
         raise UsageError("bad_flag", f"{kind!r} is not an engine", f"choose one of {', '.join(ENGINES)}")
     if kind == AUTO:
-        kind = _auto_engine(port_range, settings, which)
+        kind = _auto_engine(harmony or port_range == EXPERIMENTAL, settings, which)
     if kind == WORKER:
         raise NotReady("no_engine", "this version of mlxctl has no worker of its own yet", "use --engine mlx-lm")
     if kind == COMMAND:
@@ -63,7 +72,7 @@ def choose_engine(
                 "engine `command` needs MLX_LAUNCH_CMD, which is not set",
                 "set it, or choose another engine",
             )
-        return Engine(COMMAND, tuple(shlex.split(settings.launch_cmd)))
+        return Engine(COMMAND, _launch_words(settings.launch_cmd))
     if kind == MLX_OPENAI_SERVER:
         prefix = openai_server_prefix(settings, which)
         if prefix is None:
@@ -76,10 +85,19 @@ def choose_engine(
     return Engine(MLX_LM, (sys.executable, "-m", "mlx_lm", "server"))
 
 
-def _auto_engine(port_range: str, settings: Settings, which: Callable[[str], str | None]) -> str:
+def _launch_words(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        raise UsageError(
+            "bad_setting", f"MLX_LAUNCH_CMD cannot be understood: {error}: {command}", "quote it as for a shell"
+        ) from error
+
+
+def _auto_engine(openai_server_first: bool, settings: Settings, which: Callable[[str], str | None]) -> str:
     if settings.launch_cmd:
         return COMMAND
-    if port_range == EXPERIMENTAL and openai_server_prefix(settings, which) is not None:
+    if openai_server_first and openai_server_prefix(settings, which) is not None:
         return MLX_OPENAI_SERVER
     return MLX_LM
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import secrets
 import shutil
 import signal
 from pathlib import Path
@@ -33,7 +32,7 @@ CHAT_TIMEOUT_S = 60.0
 def start(site: Site, plan: Plan) -> PortState:
     """Spawn the server of `plan`. Raises `Conflict` when a stranger has the port, `NotReady` when it cannot start."""
     require_free(site, plan.port)
-    stamp = secrets.token_hex(16)
+    stamp = os.urandom(16).hex()
     entry, settings = plan.entry, site.settings
     log_path = settings.log_dir / f"mlx-{plan.port}.log"
     _make_room(log_path, site.states.exit_record(plan.port), settings.hub_cache / "models")

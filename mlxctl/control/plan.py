@@ -11,7 +11,7 @@ from mlxctl.control.launch import MLX_LM, Dialect, Engine, choose_engine
 from mlxctl.control.memory import admission
 from mlxctl.control.site import Site
 from mlxctl.control.state import PortState
-from mlxctl.control.template import check_template, default_parser, template_path
+from mlxctl.control.template import HARMONY, check_template, default_parser, template_path
 from mlxctl.control.weights import model_family, read_config, require_whole, weight_bytes
 from mlxctl.core.registry import ModelEntry
 
@@ -33,10 +33,12 @@ def plan_start(site: Site, entry: ModelEntry, port: int, engine: str | None = No
     folder = Path(entry.cache_path)
     require_whole(folder)
     config = read_config(folder)
-    chosen = choose_engine(engine, entry, site.ports.range_of(port), site.settings, site.which)
+    dialect = _dialect(site, entry, folder, model_family(config))
+    harmony = HARMONY in (dialect.tool_call_parser, dialect.reasoning_parser)
+    chosen = choose_engine(engine, entry, site.ports.range_of(port), site.settings, site.which, harmony=harmony)
     if chosen.kind == MLX_LM:
         require_backend()
-    return Plan(entry, port, chosen, _dialect(site, entry, folder, model_family(config)), weight_bytes(folder))
+    return Plan(entry, port, chosen, dialect, weight_bytes(folder))
 
 
 def _dialect(site: Site, entry: ModelEntry, folder: Path, family: str) -> Dialect:
@@ -48,7 +50,7 @@ def _dialect(site: Site, entry: ModelEntry, folder: Path, family: str) -> Dialec
     return Dialect(
         path,
         # every server reads the template in the model's own folder by itself
-        text if path and path.parent != folder else "",
+        text if path and path != folder / "chat_template.jinja" else "",
         entry.tool_call_parser or settings.tool_call_parser or parser,
         entry.reasoning_parser or settings.reasoning_parser or parser,
     )

@@ -75,9 +75,9 @@ def is_chat_answer(answer: Answer) -> bool:
     """A completion with a message. `reasoning_content` alone counts: a reasoning model may not get further."""
     try:
         message = answer.body["choices"][0]["message"]
-    except (TypeError, KeyError, IndexError):
+        spoken = [message.get(key) for key in ("content", "reasoning_content", "reasoning", "tool_calls")]
+    except (TypeError, KeyError, IndexError, AttributeError):
         return False
-    spoken = (message.get(key) for key in ("content", "reasoning_content", "reasoning", "tool_calls"))
     return answer.status == 200 and any(spoken)
 
 

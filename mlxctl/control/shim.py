@@ -7,14 +7,14 @@ line on standard output is `pid N`, or `error TEXT` when ARGV cannot be executed
 The exit record is JSON, written by rename: {"stamp", "pid", "code", "signal", "at"}; one of code and signal is null.
 """
 
-import contextlib
-import json
+# the module below `signal`, without its enumerations: importing those takes longer than starting the model
+import _signal  # type: ignore[import-not-found]
 import os
 import select
-import signal
 import sys
 import time
 
+STOPPING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGPIPE)
 DRAIN_AFTER_EXIT_S = 1.0
 CHUNK = 65536
 
@@ -44,14 +44,19 @@ class RotatingLog:
             return
 
     def _rotate(self) -> None:
-        with contextlib.suppress(OSError):
+        if self.fd >= 0:
             os.close(self.fd)
         for number in range(self.files - 1, 0, -1):
-            with contextlib.suppress(OSError):
-                os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
-        with contextlib.suppress(OSError):
-            os.replace(self.path, f"{self.path}.1")
+            rename(f"{self.path}.{number}", f"{self.path}.{number + 1}")
+        rename(self.path, f"{self.path}.1")
         self._open()
+
+
+def rename(old: str, new: str) -> None:
+    try:
+        os.replace(old, new)
+    except OSError:
+        return
 
 
 def spawn(argv: list[str], output: int) -> int:
@@ -63,8 +68,8 @@ def spawn(argv: list[str], output: int) -> int:
             os.setsid()
             os.dup2(output, 1)
             os.dup2(output, 2)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)
+            for number in STOPPING:
+                _signal.signal(number, _signal.SIG_DFL)
             os.execvp(argv[0], argv)
         except OSError as error:
             os.write(tell, f"{argv[0]}: {error.strerror}".encode())
@@ -78,26 +83,29 @@ def spawn(argv: list[str], output: int) -> int:
     return pid
 
 
+def signal_name(status: int) -> str | None:
+    import signal
+
+    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
+
+
 def describe(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
-    return f"exit code {os.waitstatus_to_exitcode(status)}"
+    return signal_name(status) or f"exit code {os.waitstatus_to_exitcode(status)}"
 
 
 def record_exit(path: str, stamp: str, pid: int, status: int) -> None:
-    killed = os.WIFSIGNALED(status)
-    record = {
-        "stamp": stamp,
-        "pid": pid,
-        "code": None if killed else os.waitstatus_to_exitcode(status),
-        "signal": signal.Signals(os.WTERMSIG(status)).name if killed else None,
-        "at": time.time(),
-    }
+    """Written without the json module, which would double what this process weighs: nothing here needs escaping."""
+    name = signal_name(status)
+    cause = (
+        f'"code": null, "signal": "{name}"' if name else f'"code": {os.waitstatus_to_exitcode(status)}, "signal": null'
+    )
     staged = f"{path}.{os.getpid()}"
-    with contextlib.suppress(OSError):
-        with open(staged, "w") as file:  # noqa: PTH123  (pathlib would double the memory of this process)
-            json.dump(record, file)
-        os.replace(staged, path)
+    try:
+        with open(staged, "w") as file:  # noqa: PTH123  (pathlib is another megabyte)
+            file.write(f'{{"stamp": "{stamp}", "pid": {pid}, {cause}, "at": {time.time()}}}')
+    except OSError:
+        return
+    rename(staged, path)
 
 
 def drain_until_exit(pid: int, source: int, wakeup: int, log: RotatingLog) -> int:
@@ -129,19 +137,21 @@ def drain_rest(source: int, log: RotatingLog) -> None:
 
 
 def tell(line: str) -> None:
-    # who started us may have been killed by now; the model is watched all the same
-    with contextlib.suppress(BrokenPipeError):
+    try:
         os.write(1, f"{line}\n".encode())
+    except BrokenPipeError:
+        # who started us may have been killed by now; the model is watched all the same
+        return
 
 
 def main(argv: list[str]) -> int:
     stamp, exit_record, log_path, max_bytes, files, _dashes, *command = argv
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    for number in STOPPING:
+        _signal.signal(number, _signal.SIG_IGN)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    _signal.signal(_signal.SIGCHLD, lambda *_: None)
     source, output = os.pipe()
     log = RotatingLog(log_path, int(max_bytes), int(files))
     try:

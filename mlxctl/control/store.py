@@ -40,8 +40,11 @@ class RegistryStore:
     def backups(self) -> Path:
         return self.path.with_name(f"{self.path.stem}.backups")
 
-    def read(self) -> Registry:
-        """The registry as it is, without a lock; an absent file is an empty registry. Raises `RegistryUnreadable`."""
+    def read(self, *, checked: bool = True) -> Registry:
+        """The registry as it is, without a lock; an absent file is an empty registry. Raises `RegistryUnreadable`.
+
+        With `checked` off, one that breaks an invariant is given all the same, for who lists what is wrong.
+        """
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -57,7 +60,8 @@ class RegistryStore:
                 "registry_corrupt", f"cannot read {self.path}: {error.strerror}", "check its owner and permissions"
             ) from error
         registry = parse_registry(text, str(self.path))
-        check_invariants(registry, self.ports, str(self.path))
+        if checked:
+            check_invariants(registry, self.ports, str(self.path))
         return registry
 
     def update(self, change: Callable[[Registry], Registry]) -> Registry:
@@ -148,7 +152,11 @@ class RegistryStore:
             return
         numbers = sorted(int(p.stem) for p in self.backups.glob("[0-9]*.json"))
         newest = numbers[-1] + 1 if numbers else 1
-        write_atomically(self.backups / f"{newest}.json", self.path.read_text(encoding="utf-8"))
+        try:
+            write_atomically(self.backups / f"{newest}.json", self.path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            # no text at all, so no generation; a restore comes here
+            self._set_aside()
         for number in numbers[: max(0, len(numbers) + 1 - GENERATIONS)]:
             # one generation too many is no reason to refuse a write
             with contextlib.suppress(OSError):

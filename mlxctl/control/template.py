@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mlxctl.assets import asset
 from mlxctl.core.errors import NotReady
 
+_GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 HARMONY = "harmony"
 HARMONY_FAMILIES = frozenset({"gpt_oss"})
 
@@ -46,8 +48,7 @@ def check_template(path: Path) -> str:
         raise NotReady("bad_template", f"the chat template {path} cannot be read: {error}", "mend the file") from error
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     # `generation` marks what the assistant says, for training; transformers accepts it, so we do too
-    plain = text.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    plain = plain.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
+    plain = _GENERATION.sub("", text)
     try:
         environment.parse(plain)
     except jinja2.TemplateSyntaxError as error:

@@ -14,7 +14,7 @@ from mlxctl.control.memory import admission
 from mlxctl.control.plan import Plan, Transition, plan_start, plan_transition
 from mlxctl.control.signals import came_too_late
 from mlxctl.control.site import Site
-from mlxctl.control.state import DRAINING, READY, STOPPED, PortState
+from mlxctl.control.state import READY, STOPPED, PortState
 from mlxctl.core.errors import MlxctlError, NotFound, Refused, RegistryUnreadable
 from mlxctl.core.ports import AUTO
 from mlxctl.core.registry import ModelEntry, Registry
@@ -172,8 +172,6 @@ def _serves(site: Site, state: PortState, plan: Plan) -> bool:
 def _stop_for_now(site: Site, state: PortState, entry: ModelEntry | None, undo: Undo) -> None:
     """Stop a model that comes back if the load fails; one that no entry knows of is a leftover and does not."""
     if entry is not None and state.phase == READY:
-        # a state that cannot be written is found out while the old model still serves
-        site.states.settle(state, phase=DRAINING)
         undo.stopped.append((state, entry))
         site.reporter.note(f"stopping {state.model_id} on port {state.port}")
     lifecycle.stop(site, state)
@@ -187,6 +185,9 @@ def _roll_back(site: Site, undo: Undo, cause: BaseException) -> None:
         # it was started, so there is something to end and a failure to remember
         failed = lifecycle.fail(site, failed, cause, wanted=undo.here.wanted)
     for old, entry in reversed(undo.stopped):
+        if site.states.read(old.port) == old and _runs(site, old):
+            # it had not been told to stop yet: an interruption, or a disk too full to write that down
+            continue
         site.reporter.note(f"starting {entry.model_id} on port {old.port} again")
         try:
             plan = plan_start(site, entry, old.port, old.engine)

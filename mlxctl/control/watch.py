@@ -16,6 +16,8 @@ from mlxctl.core.errors import NotReady
 GB = 1 << 30
 PROGRESS_WINDOW_S = 60.0
 """A load that shows no progress for this long after its deadline has failed."""
+LOOK_S = 1.0
+"""Between two looks for progress; more often where the window is so short that it would be missed."""
 MAX_EXTENSION = 10
 """A load that shows progress may take this many times its deadline, and no longer."""
 ASKED_PATHS = ('"POST /v1/chat/completions', '"GET /v1/models', '"GET /health')
@@ -56,7 +58,7 @@ class Watch:
         if not self.site.host.is_alive(self.identity):
             raise self.died()
         now = self.site.host.monotonic()
-        if now - self.looked_at >= 1.0:
+        if now - self.looked_at >= min(LOOK_S, self.window_s / 4):
             self._look(now)
         waited = now - self.begun
         stalled = now - self.moved_at > self.window_s

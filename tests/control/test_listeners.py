@@ -14,7 +14,7 @@ import pytest
 
 from mlxctl.control import listeners
 from mlxctl.control.listeners import Holder, holder_of, is_listening, listens
-from tests.fakes.home import Home
+from tests.fakes.home import Home, free_base
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def bound(stack: ExitStack, address: str = "127.0.0.1", *, listen: int | None = 
     server = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
     if ":" in address:
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    server.bind((address, 0))
+    # not one of the ports that the system hands out: another program may get that one as soon as it is free
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((address, free_base()))
     if listen is not None:
         server.listen(listen)
     return server, server.getsockname()[1]

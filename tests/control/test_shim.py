@@ -18,6 +18,7 @@ import pytest
 
 from mlxctl.control.host import SHIM
 from mlxctl.control.logs import last_lines
+from tests.fakes.starter import eventually, gone
 
 MB = 1 << 20
 STARTER = """
@@ -84,20 +85,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     for shim in bench.shims:
         shim.kill()
         shim.wait()
-
-
-def eventually(true: Callable[[], object], within_s: float = 10) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 ENDS = {

@@ -62,12 +62,12 @@ class Terminal:
     def wait_for(self, text: str, within_s: float = 15.0) -> None:
         limit = time.monotonic() + within_s
         while text not in self.shown:
-            assert time.monotonic() < limit and self._read(0.1), f"{text!r} was never shown: {self.shown!r}"
+            assert time.monotonic() < limit and self.read(0.1), f"{text!r} was never shown: {self.shown!r}"
 
     def end(self, within_s: float = 30.0) -> int:
         """Read on until the command has ended; its exit code."""
         limit = time.monotonic() + within_s
-        while self._read(0.1):
+        while self.read(0.1):
             assert time.monotonic() < limit, self.shown
         return self.child.wait(within_s)
 
@@ -77,7 +77,7 @@ class Terminal:
             os.close(self.screen)
             self.hung_up = True
 
-    def _read(self, within_s: float) -> bool:
+    def read(self, within_s: float) -> bool:
         """Take what is there; False when the command has closed its end."""
         if not select.select([self.screen], [], [], within_s)[0]:
             return True

@@ -66,7 +66,6 @@ def serving(site: Site, word: str) -> PortState:
 
 
 def chat(
-    site: Site,
     state: PortState,
     messages: Sequence[dict[str, str]],
     *,
@@ -79,7 +78,7 @@ def chat(
     payload: dict[str, Any] = {"model": state.request_model, "messages": list(messages), "stream": True}
     payload["stream_options"] = {"include_usage": True}
     payload |= {k: v for k, v in (("max_tokens", max_tokens), ("temperature", temperature)) if v is not None}
-    address = local_address(site.settings.bind)
+    address = local_address(state.address)
     url = f"http://{f'[{address}]' if ':' in address else address}:{state.port}/v1/chat/completions"
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
@@ -96,21 +95,26 @@ def chat(
                     f"see `mlxctl logs {state.port}`",
                 )
             yield from _events(response.iter_lines())
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, BrokenOff) as error:
         raise NotReady(
             "bad_answer", f"port {state.port} broke off: {error}", f"see `mlxctl logs {state.port}`"
         ) from error
+
+
+class BrokenOff(Exception):
+    """A stream that ended, or said that it failed, before the answer was over."""
 
 
 def _events(lines: Iterator[str]) -> Iterator[Piece | Finished]:
     begun = time.monotonic()
     first: float | None = None
     last = begun
-    pieces, counted, reason = 0, 0, "stop"
-    for line in lines:
-        if not line.startswith("data:") or line == "data: [DONE]":
+    pieces, counted, reason = 0, 0, ""
+    for data in (line[5:].strip() for line in lines if line.startswith("data:")):
+        if data == "[DONE]":
+            reason = reason or "stop"
             continue
-        chunk = json.loads(line[5:])
+        chunk = _chunk(data)
         counted = (chunk.get("usage") or {}).get("completion_tokens") or counted
         for choice in chunk.get("choices") or ():
             reason = choice.get("finish_reason") or reason
@@ -119,7 +123,19 @@ def _events(lines: Iterator[str]) -> Iterator[Piece | Finished]:
                 first = first or last
                 pieces += 1
                 yield piece
+    if not reason:
+        raise BrokenOff("the answer has no end")
     yield Finished(reason, counted or pieces, (first or last) - begun, last - begun)
+
+
+def _chunk(data: str) -> dict[str, Any]:
+    try:
+        chunk = json.loads(data)
+    except ValueError as error:
+        raise BrokenOff(f"a torn event: {data[:80]}") from error
+    if not isinstance(chunk, dict) or chunk.get("error"):
+        raise BrokenOff(data[:300])
+    return chunk
 
 
 def _pieces(delta: dict[str, Any]) -> Iterator[Piece]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from mlxctl.control.acquire import acquire
 from mlxctl.control.convert import Conversion
-from mlxctl.control.launch import ENGINES
+from mlxctl.control.launch import ENGINES, MLX_LM
 from mlxctl.control.site import Site
+from mlxctl.control.template import HARMONY
 from mlxctl.control.transition import Loaded
 from mlxctl.control.transition import load as bring_up
 from mlxctl.core.errors import UsageError
@@ -37,8 +38,11 @@ def load(site: Site, model: str, port: str, flags: LoadFlags) -> Result:
     notices = (
         *loaded.notices,
         *_bind_notices(site),
+        *_harmony_notices(loaded),
         *site.sync_notices(flags.no_sync),
-        *site.offload_notices(acquired.entry.og_path, acquired.entry.cache_path, flags.no_offload_og),
+        *site.offload_notices(
+            acquired.entry.og_path, acquired.entry.cache_path, flags.no_offload_og or not acquired.converted
+        ),
     )
     return Result("load", load_data(site, loaded, 0.0 if loaded.already else site.host.monotonic() - begun), notices)
 
@@ -54,6 +58,15 @@ def load_data(site: Site, loaded: Loaded, ready_s: float) -> dict[str, Any]:
         "base_url": site.base_url(state.port),
         "request_model": state.request_model,
     }
+
+
+def _harmony_notices(loaded: Loaded) -> tuple[str, ...]:
+    entry = loaded.entry
+    if loaded.state.engine != MLX_LM or HARMONY not in (entry.tool_call_parser, entry.reasoning_parser):
+        return ()
+    return (
+        "mlx_lm.server does not parse harmony: answers may show <|channel|> tags; mlx-openai-server would parse them",
+    )
 
 
 def _bind_notices(site: Site) -> tuple[str, ...]:

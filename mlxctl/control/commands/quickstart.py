@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,8 +50,8 @@ def bring_up(site: Site) -> tuple[Loaded, dict[str, Any]]:
 
 def curl_line(base_url: str, request_model: str, question: str) -> str:
     """What to type to ask the same thing without mlxctl."""
-    body = f'{{"model": "{request_model}", "messages": [{{"role": "user", "content": "{question}"}}]}}'
-    return f"curl {base_url}/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    body = json.dumps({"model": request_model, "messages": [{"role": "user", "content": question}]}, ensure_ascii=False)
+    return f"curl {base_url}/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
 
 
 def closing_lines(data: dict[str, Any], question: str) -> Iterator[str]:

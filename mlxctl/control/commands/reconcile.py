@@ -75,7 +75,11 @@ def _notices(site: Site, findings: list[Finding], changed: bool, no_sync: bool) 
 
 
 def _answers(site: Site, seen: Observation) -> bool:
-    return seen.listening and not seen.stranger and probe.ask(site.settings.bind, seen.port, "/v1/models", timeout_s=3).status != 0
+    return (
+        seen.listening
+        and not seen.stranger
+        and probe.ask(site.settings.bind, seen.port, "/v1/models", timeout_s=3).status != 0
+    )
 
 
 def _action(found: Finding, apply: bool, heal: bool) -> str:

@@ -18,7 +18,7 @@ def verify(site: Site, *, fix_defaults: bool = False) -> Result:
     fixed: list[str] = []
     if fix_defaults:
         site.store.update(lambda registry: _with_defaults(registry, fixed))
-    registry = site.store.read()
+    registry = site.store.read(checked=False)
     problems = [*_registry_problems(site), *(p for entry in registry.models.values() for p in entry_problems(entry))]
     data = {"checked": len(registry.models), "fixed": fixed, "problems": [problem.to_json() for problem in problems]}
     messages = (f"{len(registry.models)} models checked: all is well",) if not problems else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,9 +88,9 @@ def answer(
 ) -> tuple[str, Finished]:
     """Show one answer as it comes; returns its text and how it ended."""
     said: list[str] = []
-    shade = sys.stdout.isatty() and not as_json
+    shade = sys.stdout.isatty() and not as_json and not os.environ.get("NO_COLOR")
     finished = Finished("stop", 0, 0.0, 0.0)
-    for event in chat(site, state, messages, max_tokens=flags.max_tokens, temperature=flags.temperature):
+    for event in chat(state, messages, max_tokens=flags.max_tokens, temperature=flags.temperature):
         if isinstance(event, Finished):
             finished = event
         elif as_json:
