@@ -10,8 +10,8 @@ import pytest
 
 from mlxctl.control.commands.unload import unload
 from mlxctl.control.launch import COMMAND, Dialect, Engine
-from mlxctl.control.state import PortState
 from mlxctl.control.plan import Plan, Transition, plan_transition
+from mlxctl.control.state import PortState
 from mlxctl.core.errors import Refused
 from mlxctl.core.registry import ModelEntry
 from tests.fakes.home import Home

@@ -49,7 +49,7 @@ def converse(target: str, prompt: str | None, flags: ChatFlags, as_json: bool) -
         finished = None
         for asked in _questions(prompt, as_json):
             messages.append({"role": "user", "content": asked})
-            text, finished = answer(site, state, messages, flags, as_json)
+            text, finished = answer(state, messages, flags, as_json)
             messages.append({"role": "assistant", "content": text})
         return Result("chat", finished.to_json() if finished else {})
 
@@ -83,9 +83,7 @@ def _questions(prompt: str | None, as_json: bool) -> Iterator[str]:
             yield asked
 
 
-def answer(
-    site: Site, state: PortState, messages: list[dict[str, str]], flags: ChatFlags, as_json: bool
-) -> tuple[str, Finished]:
+def answer(state: PortState, messages: list[dict[str, str]], flags: ChatFlags, as_json: bool) -> tuple[str, Finished]:
     """Show one answer as it comes; returns its text and how it ended."""
     said: list[str] = []
     shade = sys.stdout.isatty() and not as_json and not os.environ.get("NO_COLOR")
@@ -121,7 +119,6 @@ def quickstart(question: str | None, as_json: bool) -> int:
         if not as_json:
             print(f"\n{loaded.entry.model_id} serves on {data['base_url']}\n\n> {asked}")
         text, finished = answer(
-            site,
             loaded.state,
             [{"role": "user", "content": asked}],
             ChatFlags(temperature=0.0, max_tokens=200),
