@@ -46,7 +46,7 @@ def start(site: Site, plan: Plan) -> PortState:
         "request_model": plan.engine.request_model(entry),
         "address": settings.bind,
         "stamp": stamp,
-        "argv": tuple(engine_argv(plan.engine, entry, plan.port, plan.dialect, settings)),
+        "argv": plan.argv or tuple(engine_argv(plan.engine, entry, plan.port, plan.dialect, settings)),
         "log_path": str(log_path),
         "weight_bytes": plan.weight_bytes,
         "started_at": site.host.now(),
@@ -157,7 +157,8 @@ def _unproven(plan: Plan, bind: str, watch: Watch) -> probe.Answer | None:
             told = f"answers on port {plan.port} as {', '.join(names[:3])}"
             raise watch.gave_up("wrong_model", told, "check MLX_LAUNCH_CMD and the entry's cache_path")
     payload = probe.chat_payload(plan.engine.request_model(plan.entry))
-    answer = probe.ask(bind, plan.port, "/v1/chat/completions", payload, timeout_s=CHAT_TIMEOUT_S)
+    patience_s = min(CHAT_TIMEOUT_S, watch.deadline_s)
+    answer = probe.ask(bind, plan.port, "/v1/chat/completions", payload, timeout_s=patience_s)
     return None if probe.is_chat_answer(answer) else answer
 
 

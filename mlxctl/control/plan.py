@@ -26,6 +26,14 @@ class Plan:
     dialect: Dialect
     weight_bytes: int
     operation: dict[str, Any] | None = None
+    argv: tuple[str, ...] = ()
+    """The command line, where it is known already; otherwise it is made of the rest."""
+
+
+def plan_return(state: PortState, entry: ModelEntry) -> Plan:
+    """To start again exactly what `state` says has run, whatever the settings are by now."""
+    engine = Engine(state.engine or MLX_LM, state.argv[:1])
+    return Plan(entry, state.port, engine, Dialect(), state.weight_bytes, argv=state.argv)
 
 
 def plan_start(site: Site, entry: ModelEntry, port: int, engine: str | None = None) -> Plan:

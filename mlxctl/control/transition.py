@@ -11,7 +11,7 @@ from typing import Any
 from mlxctl.control import lifecycle
 from mlxctl.control.host import outlived
 from mlxctl.control.memory import admission
-from mlxctl.control.plan import Plan, Transition, plan_start, plan_transition
+from mlxctl.control.plan import Plan, Transition, plan_return, plan_start, plan_transition
 from mlxctl.control.signals import came_too_late
 from mlxctl.control.site import Site
 from mlxctl.control.state import READY, STOPPED, PortState
@@ -190,7 +190,7 @@ def _roll_back(site: Site, undo: Undo, cause: BaseException) -> None:
             continue
         site.reporter.note(f"starting {entry.model_id} on port {old.port} again")
         try:
-            plan = plan_start(site, entry, old.port, old.engine)
+            plan = plan_return(old, entry)
             lifecycle.stop(site, site.states.read(old.port))
             state = lifecycle.prove(site, plan, lifecycle.start(site, plan))
             failure = failed.last_failure if old.port == port else old.last_failure
@@ -233,7 +233,10 @@ def unload(site: Site, port: int, model_id: str | None = None) -> tuple[PortStat
         runs = _runs(site, state) or outlived(site.host, port, state.stamp)
         if entry is None and not runs:
             lifecycle.require_free(site, port)
-        if (entry is None and not runs) or (model_id and (entry is None or entry.model_id != model_id)):
+        # a failed load leaves its cause in the state, which an unload clears away
+        if (entry is None and not runs and state.phase == STOPPED) or (
+            model_id and (entry is None or entry.model_id != model_id)
+        ):
             gone = f"{model_id or 'the model'} is no longer on port {port}"
             raise NotFound("nothing_on_port", gone, "see `mlxctl status`")
         stopped = lifecycle.stop(site, state, wanted="down")

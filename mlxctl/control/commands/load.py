@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxctl.control.acquire import acquire
+from mlxctl.control.backend import require_backend
 from mlxctl.control.convert import Conversion
-from mlxctl.control.launch import ENGINES, MLX_LM
+from mlxctl.control.host import outlived
+from mlxctl.control.launch import ENGINES, MLX_LM, choose_engine
+from mlxctl.control.lifecycle import require_free
 from mlxctl.control.site import Site
 from mlxctl.control.template import HARMONY
 from mlxctl.control.transition import Loaded
 from mlxctl.control.transition import load as bring_up
 from mlxctl.core.errors import UsageError
 from mlxctl.core.ports import AUTO
+from mlxctl.core.registry import ModelEntry
 from mlxctl.core.result import Result
 
 
@@ -32,6 +36,7 @@ def load(site: Site, model: str, port: str, flags: LoadFlags) -> Result:
         site.ports.parse(port)
     if flags.engine is not None and flags.engine not in ENGINES:
         raise UsageError("bad_flag", f"{flags.engine!r} is not an engine", f"choose one of {', '.join(ENGINES)}")
+    _check_before_download(site, model, port, flags)
     acquired = acquire(site, model, flags.conversion, flags.name)
     begun = site.host.monotonic()
     loaded = bring_up(site, acquired.entry, port, engine=flags.engine, force=flags.force)
@@ -45,6 +50,19 @@ def load(site: Site, model: str, port: str, flags: LoadFlags) -> Result:
         ),
     )
     return Result("load", load_data(site, loaded, 0.0 if loaded.already else site.host.monotonic() - begun), notices)
+
+
+def _check_before_download(site: Site, model: str, port: str, flags: LoadFlags) -> None:
+    """What would be found wrong after hours of download: no engine, or a stranger on the port."""
+    if site.store.read().find(model) is not None:
+        return
+    number = site.ports.experimental.start if port == AUTO else site.ports.parse(port)
+    unknown = ModelEntry(repo_id=model, model_id=model, cache_path="")
+    chosen = choose_engine(flags.engine, unknown, site.ports.range_of(number), site.settings, site.which)
+    if chosen.kind == MLX_LM:
+        require_backend()
+    if port != AUTO and not outlived(site.host, number, site.states.read(number).stamp):
+        require_free(site, number)
 
 
 def load_data(site: Site, loaded: Loaded, ready_s: float) -> dict[str, Any]:

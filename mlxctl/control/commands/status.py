@@ -6,6 +6,7 @@ from typing import Any
 
 from mlxctl.control.observe import Observation, observe_all
 from mlxctl.control.site import Site
+from mlxctl.control.state import FAILED
 from mlxctl.core.result import Result
 
 
@@ -25,8 +26,9 @@ def status(site: Site) -> Result:
 def row(site: Site, seen: Observation) -> dict[str, Any]:
     """One port as `--json` shows it. A name that does not apply is null, never left out."""
     state, entry = seen.state, seen.entry
-    model_id = state.model_id if seen.alive else entry.model_id if entry else None
-    repo_id = state.repo_id if seen.alive else entry.repo_id if entry else None
+    # a port that nothing is assigned to tells which model failed there
+    told = state if seen.alive or (entry is None and seen.phase == FAILED) else entry
+    model_id, repo_id = (told.model_id, told.repo_id) if told is not None else (None, None)
     started = state.ready_at or state.started_at
     return {
         "port": seen.port,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlxctl.control.observe import observe_all
 from mlxctl.control.site import Site
+from mlxctl.control.state import STOPPED
 from mlxctl.control.transition import unload as stop_and_clear
 from mlxctl.core.errors import MlxctlError, NotFound
 from mlxctl.core.result import Problem, Result
@@ -40,8 +41,9 @@ def port_of(site: Site, word: str) -> int:
         return entry.port
     port = site.ports.parse(word)
     state = site.states.read(port)
-    running = state.identity is not None and site.host.is_alive(state.identity)
-    if registry.at(port) is None and not running and not site.host.is_listening(port, site.settings.bind):
+    # a failed load leaves its cause behind; an unload clears it away
+    known = state.phase != STOPPED
+    if registry.at(port) is None and not known and not site.host.is_listening(port, site.settings.bind):
         raise NotFound("nothing_on_port", f"no model is on port {port}", "see `mlxctl status`")
     return port
 
