@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-import httpx2  # what huggingface_hub itself speaks
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError
@@ -19,6 +19,11 @@ from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defin
 from mlxctl.control.blobs import RESUMES, Blob, BlobStore, Partial, Torn
 from mlxctl.core.errors import Conflict, MlxctlError, Upstream
 from mlxctl.core.report import Reporter, Task
+
+_HTTP = next(sys.modules[kind.__module__] for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
+"""The HTTP library that huggingface_hub speaks: httpx in its releases 1.x, httpx2 since 2."""
+HTTPError: type[Exception] = _HTTP.HTTPError
+TransportError: type[Exception] = _HTTP.TransportError
 
 THREADS = 4
 GRACE_S = 0.5
@@ -55,7 +60,7 @@ def is_transient(error: Exception) -> bool:
     """Whether asking again may help: the network, a busy hub, a hub that is down for a moment."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return isinstance(error, httpx2.TransportError)
+    return isinstance(error, TransportError)
 
 
 def first_line(error: BaseException) -> str:
@@ -112,7 +117,7 @@ class Fetch:
             try:
                 self._fetch(blob)
                 outcome = None
-            except (MlxctlError, OSError, httpx2.HTTPError, Stopped) as error:
+            except (MlxctlError, OSError, HTTPError, Stopped) as error:
                 outcome = error
             finally:
                 outcomes.put(outcome)
@@ -147,7 +152,7 @@ class Fetch:
             before, cause = partial.size, None
             try:
                 self._stream(partial)
-            except (httpx2.TransportError, HfHubHTTPError) as error:
+            except (TransportError, HfHubHTTPError) as error:
                 if not is_transient(error):
                     raise
                 cause = error

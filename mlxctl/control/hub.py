@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -23,7 +22,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 import mlxctl
 from mlxctl.control.blobs import NO_ROOM, RESUMES, Blob, BlobStore, no_room
-from mlxctl.control.fetch import Fetch, Patience, first_line, is_transient
+from mlxctl.control.fetch import Fetch, HTTPError, Patience, TransportError, first_line, is_transient
 from mlxctl.control.hub_library import finish, silence
 from mlxctl.control.snapshots import (
     Snapshot,
@@ -97,7 +96,7 @@ def download(
         return cached
     try:
         sha, files = _listing(source, patience, tries=1 if cached else patience.tries)
-    except (HfHubHTTPError, httpx2.TransportError, ValueError, KeyError) as error:
+    except (HfHubHTTPError, TransportError, ValueError, KeyError) as error:
         named = as_mlxctl_error(error, source)
         if cached is None:
             raise named from error
@@ -109,7 +108,7 @@ def download(
     order = _Order(source, sha, tuple(file for file in files if file.name in wanted), hub_cache, patience)
     try:
         return _bring(order, reporter)
-    except httpx2.HTTPError as error:
+    except HTTPError as error:
         raise as_mlxctl_error(error, source) from error
     except LocalEntryNotFoundError as error:
         # huggingface_hub's word for "neither in the cache nor to be had"; the reason is its cause
@@ -127,7 +126,7 @@ def _listing(source: Source, patience: Patience, tries: int) -> tuple[str, tuple
         try:
             info = api.model_info(source.repo_id, revision=source.revision, files_metadata=True, timeout=patience.stall)
             break
-        except (HfHubHTTPError, httpx2.TransportError) as error:
+        except (HfHubHTTPError, TransportError) as error:
             if failures == tries or not is_transient(error):
                 raise
             time.sleep(patience.pause(failures))
@@ -203,7 +202,7 @@ def _finish(order: _Order, reporter: Reporter, task: Task, left: int) -> None:
             endpoint=source.endpoint,
             silence_s=order.patience.metadata_s,
         )
-    except (Upstream, OSError, httpx2.HTTPError) as error:
+    except (Upstream, OSError, HTTPError) as error:
         if not whole:
             raise
         reporter.note(f"{source.repo_id} is complete, but its listing could not be kept: {first_line(error)}")

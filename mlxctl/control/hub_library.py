@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from glob import escape
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import httpx2
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import XetDownloadError
 
 from mlxctl.control.blobs import RESUMES
-from mlxctl.control.fetch import THREADS, first_line
+from mlxctl.control.fetch import THREADS, HTTPError, first_line
 from mlxctl.core.errors import MlxctlError, Upstream
 from mlxctl.core.report import Task
 
@@ -76,7 +75,7 @@ def _told(call: Callable[[], object], outcome: SimpleQueue[Exception | None]) ->
     try:
         call()
         error = None
-    except (OSError, httpx2.HTTPError) as caught:
+    except (OSError, HTTPError) as caught:
         error = caught
     except (ValueError, RuntimeError, XetDownloadError) as caught:
         error = Upstream("hub_failed", f"huggingface_hub: {first_line(caught)}", RESUMES)
@@ -93,9 +92,17 @@ class _Bars:
         self._stirred = threading.Event()
         self._lock = threading.Lock()
 
-    def __call__(self, **options: Any) -> _Bar:
-        # of its two byte bars, "Reconstructing" counts what reaches the disk and the other what crosses the network
-        return _Bar(self, str(options.get("desc", "")).startswith("Reconstructing"), options.get("total"))
+    def __call__(self, items: Iterable[object] = (), **options: Any) -> _Bar:
+        # "Reconstructing (incomplete total...)", in releases 1.x "Downloading (incomplete total...)", counts what reaches
+        # the disk; the others count files, or what crosses the network
+        return _Bar(self, items, "(incomplete total" in str(options.get("desc", "")), options.get("total"))
+
+    def get_lock(self) -> threading.Lock:
+        """Releases 1.x hand the lock of tqdm's class to their threads, and set it again afterwards."""
+        return self._lock
+
+    def set_lock(self, lock: threading.Lock) -> None:
+        self._lock = lock
 
     def stir(self, amount: int, on_disk: bool) -> None:
         self._stirred.set()
@@ -112,17 +119,22 @@ class _Bars:
 
 
 class _Bar:
-    def __init__(self, bars: _Bars, on_disk: bool, total: int | None) -> None:
+    def __init__(self, bars: _Bars, items: Iterable[object], on_disk: bool, total: int | None) -> None:
         self.n = 0
         self.total = total
         self.format_dict: dict[str, Any] = {}
         self._bars = bars
+        self._items = items
         self._on_disk = on_disk
 
     def update(self, amount: float | None = 1) -> None:
         self.n += int(amount or 0)
         if amount:
             self._bars.stir(int(amount), self._on_disk)
+
+    def __iter__(self) -> Iterator[object]:
+        """The files as they are done, which older releases of tqdm let the bar walk through."""
+        return iter(self._items)
 
     def __enter__(self) -> _Bar:
         return self

@@ -73,8 +73,9 @@ def start(site: Site, plan: Plan) -> PortState:
         model, shim = site.host.spawn(launch)
         known = {"pid": model.pid, "create_time": model.create_time}
         state = site.states.settle(state, **known, shim_pid=shim.pid, shim_create_time=shim.create_time)
-    # the model takes seconds to load; what the commit will need is imported meanwhile
-    importlib.import_module("mlxctl.core.schema")
+        # the model takes seconds to load; what the commit will need is imported meanwhile. A signal in the middle of
+        # this import would come out of pydantic as an error of its own
+        importlib.import_module("mlxctl.core.schema")
     return state
 
 

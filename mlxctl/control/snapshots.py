@@ -159,15 +159,9 @@ def is_complete(hub_cache: Path, repo_id: str, sha: str, allow_patterns: Sequenc
 
     Judged by the listing that huggingface_hub keeps of a commit; a cache without one must show weights and a config.
     """
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
     path = repo_folder(hub_cache, repo_id) / "snapshots" / sha
     names = [item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file()]
-    try:
-        listed = {f.path: f.size for f in get_cached_repo_tree(repo_id, revision=sha, cache_dir=hub_cache)}
-    except CachedRepoTreeNotFoundError:
-        listed = {}
+    listed = _listing(hub_cache, repo_id, sha)
     sizes = {name: listed[name] for name in plan_files(listed, allow_patterns)}
     if not listed and not ("config.json" in names or any(_fits(name, ("*.gguf",)) for name in names)):
         return False
@@ -178,6 +172,19 @@ def is_complete(hub_cache: Path, repo_id: str, sha: str, allow_patterns: Sequenc
     except NotReady:
         return False
     return True
+
+
+def _listing(hub_cache: Path, repo_id: str, sha: str) -> dict[str, int]:
+    """Bytes of every file of a commit, as huggingface_hub noted them; empty when it noted nothing."""
+    import huggingface_hub
+
+    if not hasattr(huggingface_hub, "get_cached_repo_tree"):
+        return {}  # releases 1.x keep no listing
+    try:
+        tree = huggingface_hub.get_cached_repo_tree(repo_id, revision=sha, cache_dir=hub_cache)
+    except huggingface_hub.errors.CachedRepoTreeNotFoundError:
+        return {}
+    return {file.path: file.size for file in tree}
 
 
 def link(folder: Path, sha: str, etags: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ def option(kind: str, default: Any, part: str, env: str, meaning: str, *, secret
     return field(default=default, metadata=facts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """What flags, environment, config.toml and defaults say together. `sources` tells where each value came from."""
 
