@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import signal
+import os
 import sys
+from typing import NoReturn
 
 INTERRUPTED = 130
 
 
-def main() -> None:
+def main() -> NoReturn:
     try:
         code = _run(sys.argv[1:])
     except KeyboardInterrupt:
         code = INTERRUPTED
-    # what was asked for is done or undone: a Ctrl-C while Python shuts down must not change the exit code
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
+    # what was asked for is done or undone. Python's own shutdown could only be interrupted, which would change the exit
+    # code, and takes as long as a `status`
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _run(argv: list[str]) -> int:

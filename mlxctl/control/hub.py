@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from mlxctl.control.snapshots import (
     link,
     plan_files,
     repo_folder,
+    write_listing,
     write_ref,
 )
 from mlxctl.core.errors import MlxctlError, NotFound, NotReady, Refused, Upstream
@@ -105,7 +106,8 @@ def download(
     wanted = plan_files([file.name for file in files], allow_patterns)
     if allow_patterns is None and not has_weights(wanted):
         raise NotReady("bad_model", f"{repo_id} holds no safetensors or GGUF weights", "name a repository that does")
-    order = _Order(source, sha, tuple(file for file in files if file.name in wanted), hub_cache, patience)
+    chosen = tuple(file for file in files if file.name in wanted)
+    order = _Order(source, sha, chosen, {file.name: file.size for file in files}, hub_cache, patience)
     try:
         return _bring(order, reporter)
     except HTTPError as error:
@@ -142,11 +144,12 @@ def _listing(source: Source, patience: Patience, tries: int) -> tuple[str, tuple
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What is to be had: these files of this commit, into this cache."""
+    """What is to be had: these files of this commit, into this cache. `listed` are the bytes of all files it has."""
 
     source: Source
     sha: str
     files: tuple[RemoteFile, ...]
+    listed: Mapping[str, int]
     hub_cache: Path
     patience: Patience
 
@@ -178,8 +181,11 @@ def _bring(order: _Order, reporter: Reporter) -> Snapshot:
     try:
         if blobs:
             Fetch(store, _headers(order.source), reporter, task, order.patience).run(blobs)
+        # before the first link, so that a kill from here on leaves nothing that passes for whole
+        write_listing(snapshot.repo_folder, order.sha, order.listed)
         link(snapshot.repo_folder, order.sha, {file.name: file.etag for file in order.files})
-        _finish(order, reporter, task, left)
+        if any(file_size(snapshot.path / file.name) != file.size for file in order.files):
+            _finish(order, task, left)
     finally:
         task.finish()
     check_snapshot(snapshot.path, {file.name: file.size for file in order.files})
@@ -187,25 +193,20 @@ def _bring(order: _Order, reporter: Reporter) -> Snapshot:
     return snapshot
 
 
-def _finish(order: _Order, reporter: Reporter, task: Task, left: int) -> None:
-    """Hand the rest to huggingface_hub; where nothing is left, all that it adds is its own note of the listing."""
-    source, whole = order.source, all(file_size(order.snapshot.path / f.name) == f.size for f in order.files)
-    try:
-        finish(
-            source.repo_id,
-            order.sha,
-            [file.name for file in order.files],
-            order.hub_cache,
-            task,
-            left=left,
-            token=source.token,
-            endpoint=source.endpoint,
-            silence_s=order.patience.metadata_s,
-        )
-    except (Upstream, OSError, HTTPError) as error:
-        if not whole:
-            raise
-        reporter.note(f"{source.repo_id} is complete, but its listing could not be kept: {first_line(error)}")
+def _finish(order: _Order, task: Task, left: int) -> None:
+    """Hand the rest to huggingface_hub: what plain HTTP does not serve, and on a disk without links a second copy."""
+    source = order.source
+    finish(
+        source.repo_id,
+        order.sha,
+        [file.name for file in order.files],
+        order.hub_cache,
+        task,
+        left=left,
+        token=source.token,
+        endpoint=source.endpoint,
+        silence_s=order.patience.metadata_s,
+    )
 
 
 def _blob(order: _Order, file: RemoteFile) -> Blob:

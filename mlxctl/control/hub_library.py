@@ -39,7 +39,7 @@ def finish(
     endpoint: str | None,
     silence_s: float,
 ) -> None:
-    """Let huggingface_hub fetch those of `names` that are not linked yet (`left` bytes), and keep the commit's listing.
+    """Let huggingface_hub fetch those of `names` that are not linked yet (`left` bytes).
 
     Raises Upstream `hub_failed` after `silence_s` seconds without a byte: the library's listing request would wait for
     ever. Other failures are the library's own (OSError, HTTPError) or Upstream `hub_failed`.
@@ -93,8 +93,8 @@ class _Bars:
         self._lock = threading.Lock()
 
     def __call__(self, items: Iterable[object] = (), **options: Any) -> _Bar:
-        # "Reconstructing (incomplete total...)", in releases 1.x "Downloading (incomplete total...)", counts what reaches
-        # the disk; the others count files, or what crosses the network
+        # "Reconstructing (incomplete total...)", in releases 1.x "Downloading (incomplete total...)", counts what
+        # reaches the disk; the others count files, or what crosses the network
         return _Bar(self, items, "(incomplete total" in str(options.get("desc", "")), options.get("total"))
 
     def get_lock(self) -> threading.Lock:

@@ -37,6 +37,9 @@ EXACTNESS = (
 )
 """How GGUF files are named by quantisation, the most exact first; f32 is f16 twice as large."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+OUR_LISTING, LIBRARY_LISTING = 0, 1
+"""Versions of `trees/<sha>.json`. huggingface_hub 2 writes one, releases 1.x none. It passes over ours, which lacks
+what it needs to fetch a file, and puts its own there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +160,11 @@ def _commits(folder: Path, revision: str | None) -> list[str]:
 def is_complete(hub_cache: Path, repo_id: str, sha: str, allow_patterns: Sequence[str] | None = None) -> bool:
     """Whether a snapshot has what `plan_files` asks for.
 
-    Judged by the listing that huggingface_hub keeps of a commit; a cache without one must show weights and a config.
+    Judged by the listing of the commit; a cache without one must show weights and a config.
     """
-    path = repo_folder(hub_cache, repo_id) / "snapshots" / sha
+    folder = repo_folder(hub_cache, repo_id)
+    path, listed = folder / "snapshots" / sha, read_listing(folder, sha)
     names = [item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file()]
-    listed = _listing(hub_cache, repo_id, sha)
     sizes = {name: listed[name] for name in plan_files(listed, allow_patterns)}
     if not listed and not ("config.json" in names or any(_fits(name, ("*.gguf",)) for name in names)):
         return False
@@ -174,17 +177,34 @@ def is_complete(hub_cache: Path, repo_id: str, sha: str, allow_patterns: Sequenc
     return True
 
 
-def _listing(hub_cache: Path, repo_id: str, sha: str) -> dict[str, int]:
-    """Bytes of every file of a commit, as huggingface_hub noted them; empty when it noted nothing."""
-    import huggingface_hub
-
-    if not hasattr(huggingface_hub, "get_cached_repo_tree"):
-        return {}  # releases 1.x keep no listing
+def read_listing(folder: Path, sha: str) -> dict[str, int]:
+    """Bytes of every file of a commit, as `write_listing` or huggingface_hub noted them; empty when neither did."""
     try:
-        tree = huggingface_hub.get_cached_repo_tree(repo_id, revision=sha, cache_dir=hub_cache)
-    except huggingface_hub.errors.CachedRepoTreeNotFoundError:
+        noted = json.loads(_listing_path(folder, sha).read_bytes())
+        if noted["format_version"] not in (OUR_LISTING, LIBRARY_LISTING):
+            return {}
+        return {str(name): int(file["size"]) for name, file in noted["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {file.path: file.size for file in tree}
+
+
+def write_listing(folder: Path, sha: str, sizes: Mapping[str, int]) -> None:
+    """Note all files of a commit (bytes by name), those that nobody wants included, unless they are noted already."""
+    if read_listing(folder, sha):
+        return
+    noted = {"format_version": OUR_LISTING, "files": {name: {"size": size} for name, size in sorted(sizes.items())}}
+    _replace(_listing_path(folder, sha), json.dumps(noted, indent=1))
+
+
+def _listing_path(folder: Path, sha: str) -> Path:
+    return folder / "trees" / f"{sha}.json"
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
 
 
 def link(folder: Path, sha: str, etags: Mapping[str, str]) -> None:
@@ -209,7 +229,4 @@ def write_ref(folder: Path, revision: str, sha: str) -> None:
     ref = folder / "refs" / revision
     if revision == sha or (ref.is_file() and ref.read_text(encoding="utf-8") == sha):
         return
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    fresh = ref.with_name(f".{ref.name}.{os.getpid()}")
-    fresh.write_text(sha, encoding="utf-8")
-    fresh.replace(ref)
+    _replace(ref, sha)

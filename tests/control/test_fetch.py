@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from huggingface_hub import get_session
 
 from mlxctl.control.blobs import PARTIAL_SUFFIX, Torn
-from mlxctl.control.fetch import Patience, body_extent
+from mlxctl.control.fetch import HTTPError, Patience, TransportError, body_extent, is_transient
 from mlxctl.control.hub import Snapshot
 from tests.fakes.download_world import REPO, SHARD, SHARDS, WANTED_BYTES, World, download_world
 from tests.fakes.hub_faults import Corrupt, Cut, Fault, Gated, NoRange, Private, Resize, Slow, Stall, Status
@@ -46,8 +48,6 @@ class Weathered:
         Weathered("the hub asks for patience", (Status(FIRST, 429),)),
         Weathered("the description fails twice", (Status("api:*", 502, times=2),)),
         Weathered("the description stalls", (Stall("api:*"),)),
-        Weathered("the listing stalls", (Stall("tree:*"),), notes=1),
-        Weathered("the listing fails", (Status("tree:*", 404),)),
         Weathered("cut once", (Cut(FIRST, at=700_001),)),
         Weathered("cut at 99 %", (Cut(FIRST, at=SHARD - 1),)),
         Weathered("cut before the first byte", (Cut(FIRST, at=0),)),
@@ -73,6 +73,14 @@ def test_faults_that_a_download_survives(world: World, case: Weathered, capfd: p
     for fault in case.faults:
         assert isinstance(fault, (Gated, Private)) or world.hub.strikes(fault) == (fault.times or 1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_errors_are_those_of_the_library_s_own_session() -> None:
+    spoken = sys.modules[type(get_session()).__module__]
+    assert (HTTPError, TransportError) == (spoken.HTTPError, spoken.TransportError)
+    assert is_transient(spoken.ReadTimeout("slow"))
+    assert not is_transient(spoken.InvalidURL("nonsense"))
+    assert not is_transient(OSError("disk"))
 
 
 @dataclass(frozen=True)

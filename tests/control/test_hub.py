@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield world
 
 
-def test_a_fresh_download_takes_one_request_a_file_and_two_more(
+def test_a_fresh_download_takes_one_request_a_file_and_one_more(
     world: World, capfd: pytest.CaptureFixture[str]
 ) -> None:
     snapshot = world.download()
@@ -37,7 +37,7 @@ def test_a_fresh_download_takes_one_request_a_file_and_two_more(
     assert [(task.title, task.total) for task in world.reporter.tasks] == [("Downloading acme/tiny", WANTED_BYTES)]
     assert world.hub.sent() == WANTED_BYTES
     full = [name for name, content in SMALL.items() if content]
-    assert len(world.hub.requests()) == len(SHARDS) + len(full) + 2
+    assert len(world.hub.requests()) == len(SHARDS) + len(full) + 1
     assert capfd.readouterr() == ("", ""), "the terminal is the reporter's"
 
 
@@ -92,6 +92,26 @@ def test_a_disk_without_links_holds_each_file_once(world: World, monkeypatch: py
     world.hub.break_with()
     assert world.download() == snapshot
     assert world.hub.sent() == 0
+
+
+def test_twins_on_a_disk_without_links_both_get_their_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, target: str) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    (world.source / "twin.json").write_bytes(SMALL["tokenizer.json"])
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    snapshot = world.download()
+    world.expect_whole(snapshot)
+    assert (snapshot.path / "twin.json").read_bytes() == SMALL["tokenizer.json"]
+
+
+def test_the_library_brings_what_we_did_not_want(world: World) -> None:
+    snapshot = world.download()
+    world.hub.break_with()
+    assert snapshot_download(REPO, cache_dir=world.cache, endpoint=world.hub.url) == str(snapshot.path)
+    assert (snapshot.path / "README.md").read_bytes() == (world.source / "README.md").read_bytes()
+    assert world.hub.sent(f"{REPO}/{SHARDS[0]}") == 0
+    assert world.download(offline=True, allow_patterns=["README.md"]) == snapshot
 
 
 def test_offline_asks_nobody(world: World) -> None:
@@ -177,6 +197,7 @@ def test_patterns_choose_the_files(world: World, patterns: Sequence[str], names:
     assert {p.relative_to(snapshot.path).as_posix() for p in snapshot.path.rglob("*") if p.is_file()} == names
     assert find_snapshot(world.cache, REPO) is None, "a part is not the model"
     assert world.download(allow_patterns=patterns, offline=True) == snapshot
+    assert world.refused(allow_patterns=["README.md"], offline=True).code == "hub_offline"
 
 
 def test_an_index_that_names_a_shard_too_many(world: World) -> None:
@@ -209,6 +230,20 @@ def test_what_the_hub_refuses_the_library_has_the_same_code(world: World, monkey
     monkeypatch.setattr(hub_module, "constants", ours)
     world.hub.break_with(Status(f"*/{SHARDS[0]}", 403, None))
     assert world.refused().code == "gated_repo"
+    world.expect_nothing_usable()
+
+
+def test_files_that_are_left_to_the_library_are_missed_until_they_are_here(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Config and index are in place before; without the index only the listing tells of the second shard."""
+    (world.source / "model.safetensors.index.json").unlink()
+    (world.source / SHARDS[1]).write_bytes(b"n" * (SHARD + 1))
+    ours = SimpleNamespace(**{**vars(constants), "MAX_HTTP_DOWNLOAD_SIZE": SHARD})
+    monkeypatch.setattr(hub_module, "constants", ours)
+    world.hub.break_with(Status(f"*/{SHARDS[1]}", 403, None))
+    assert world.refused().code == "gated_repo"
+    assert (world.cache / "models--acme--tiny/snapshots" / world.hub.sha(REPO) / "config.json").is_file()
     world.expect_nothing_usable()
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
+from tqdm.contrib.concurrent import thread_map
 
 from mlxctl.control import hub_library
-from mlxctl.control.hub_library import finish, silence
+from mlxctl.control.hub_library import _Bars, finish, silence
 from mlxctl.core.errors import MlxctlError, Upstream
 from tests.fakes.download_world import REPO, SHARD, SHARDS, World, download_world
 from tests.fakes.hub_faults import Slow, Stall, Status
@@ -51,6 +52,34 @@ def test_what_its_bars_did_not_count_is_made_up_for_at_the_end(world: World, tas
     assert task.done == SHARD + 7
 
 
+@pytest.mark.parametrize(
+    ("desc", "counted"),
+    [
+        ("Reconstructing (incomplete total...)", 7),  # huggingface_hub 2: what reaches the disk
+        ("Downloading bytes", 0),  # 2: what crosses the network
+        ("Downloading (incomplete total...)", 7),  # 1: its only bar of bytes
+        ("Fetching 3 files", 0),
+    ],
+)
+def test_of_all_bars_one_counts(task: RecordedTask, desc: str, counted: int) -> None:
+    bars = _Bars(task)
+    with bars(desc=desc, total=0, unit="B") as bar:
+        bar.update(7)
+        bar.update(None)
+    assert (task.done, bars.written) == (counted, counted)
+    assert (bars.stirred(), bars.stirred()) == (True, False)
+
+
+def test_the_threads_of_releases_1_take_the_bars_for_tqdm(
+    task: RecordedTask, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bars = _Bars(task)
+    assert thread_map(str, [1, 2, 3], desc="Fetching 3 files", tqdm_class=bars, max_workers=2) == ["1", "2", "3"]
+    assert list(bars(iter("ab"), total=2)) == ["a", "b"], "as older releases of tqdm walk through"
+    assert bars.stirred()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_slow_file_is_no_silence(world: World, task: RecordedTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 16)
     world.hub.break_with(Slow("*.safetensors", bytes_per_s=1_500_000))
@@ -58,7 +87,7 @@ def test_a_slow_file_is_no_silence(world: World, task: RecordedTask, monkeypatch
     assert task.done == SHARD
 
 
-@pytest.mark.parametrize("fault", [Stall("tree:*"), Stall("*.safetensors", at=1000, times=None)])
+@pytest.mark.parametrize("fault", [Stall("*:*"), Stall("*.safetensors", at=1000, times=None)])
 def test_silence_is_not_waited_for_for_ever(world: World, task: RecordedTask, fault: Stall) -> None:
     world.hub.break_with(fault)
     with pytest.raises(Upstream, match="fell silent") as caught:

@@ -19,7 +19,9 @@ from mlxctl.control.snapshots import (
     is_complete,
     link,
     plan_files,
+    read_listing,
     repo_folder,
+    write_listing,
     write_ref,
 )
 from mlxctl.core.errors import NotReady
@@ -114,7 +116,7 @@ def test_a_link_to_nothing_is_no_file(tmp_path: Path) -> None:
 
 
 def listing(cache: Path, sha: str, sizes: Mapping[str, int]) -> None:
-    """What huggingface_hub keeps of a commit's listing."""
+    """As huggingface_hub 2 keeps it."""
     files = {name: {"size": size, "blob_id": "0" * 40} for name, size in sizes.items()}
     folder = repo_folder(cache, REPO) / "trees"
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,6 +126,11 @@ def listing(cache: Path, sha: str, sizes: Mapping[str, int]) -> None:
 MODEL = {"config.json": b"{}", "model.safetensors": b"weights"}
 
 
+def listing_of_ours(cache: Path, sha: str, sizes: Mapping[str, int]) -> None:
+    write_listing(repo_folder(cache, REPO), sha, sizes)
+
+
+@pytest.mark.parametrize("note", [listing, listing_of_ours])
 @pytest.mark.parametrize(
     ("story", "files", "listed", "patterns", "complete"),
     [
@@ -147,11 +154,52 @@ def test_when_the_cache_has_a_model(
     listed: dict[str, int] | None,
     patterns: list[str] | None,
     complete: bool,
+    note: Callable[[Path, str, Mapping[str, int]], None],
 ) -> None:
     fill(repo_folder(tmp_path, REPO) / "snapshots" / OLD, files)
     if listed is not None:
-        listing(tmp_path, OLD, listed)
+        note(tmp_path, OLD, listed)
     assert is_complete(tmp_path, REPO, OLD, patterns) is complete, story
+
+
+LISTED = {"config.json": 2, "sub/a [1].txt": 0}
+
+
+@pytest.mark.parametrize(
+    ("story", "noted", "sizes"),
+    [
+        (
+            "the library's",
+            {"format_version": 1, "files": {"m": {"size": 7, "blob_id": "0", "xet_hash": "1"}}},
+            {"m": 7},
+        ),
+        ("ours", {"format_version": 0, "files": {"m": {"size": 7}}}, {"m": 7}),
+        ("a later format", {"format_version": 2, "files": {"m": {"size": 7}}}, {}),
+        ("no version", {"files": {"m": {"size": 7}}}, {}),
+        ("no size", {"format_version": 1, "files": {"m": {}}}, {}),
+        ("a list", [], {}),
+        ("nothing", None, {}),
+    ],
+)
+def test_a_listing_is_read_or_passed_over(tmp_path: Path, story: str, noted: object, sizes: dict[str, int]) -> None:
+    (tmp_path / "trees").mkdir()
+    (tmp_path / "trees" / f"{OLD}.json").write_text(json.dumps(noted))
+    assert read_listing(tmp_path, OLD) == sizes, story
+    assert read_listing(tmp_path, NEW) == {}
+
+
+def test_a_listing_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
+    fill(tmp_path, {f"trees/{OLD}.json": b'{"format_version": 1, "files": {"m"'})
+    assert read_listing(tmp_path, OLD) == {}
+    write_listing(tmp_path, OLD, LISTED)
+    assert read_listing(tmp_path, OLD) == LISTED
+    assert [path.name for path in (tmp_path / "trees").iterdir()] == [f"{OLD}.json"]
+
+
+def test_the_library_s_listing_stays(tmp_path: Path) -> None:
+    listing(tmp_path, OLD, {"m": 7})
+    write_listing(repo_folder(tmp_path, REPO), OLD, LISTED)
+    assert read_listing(repo_folder(tmp_path, REPO), OLD) == {"m": 7}
 
 
 def ref(cache: Path, name: str, sha: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlxctl.control.acquire import acquire
 from mlxctl.control.commands.load import LoadFlags, load
+from mlxctl.control.convert import Conversion
 from mlxctl.control.site import Site, data_of
 from mlxctl.core.ports import AUTO
 from mlxctl.core.result import Result
@@ -12,7 +13,7 @@ from mlxctl.core.result import Result
 def ensure(site: Site, model: str, flags: LoadFlags, *, start: bool = False, port: str = AUTO) -> Result:
     if port != AUTO:
         site.ports.parse(port)
-    acquired = acquire(site, model, flags.conversion, flags.name)
+    acquired = acquire(site, model, flags.conversion or Conversion(), flags.name)
     entry = acquired.entry
     data = {"model": data_of(entry), "created": acquired.created, "converted": acquired.converted}
     if not start:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mlxctl.control.acquire import acquire
 from mlxctl.control.backend import require_backend
-from mlxctl.control.convert import Conversion
 from mlxctl.control.host import outlived
 from mlxctl.control.launch import ENGINES, MLX_LM, choose_engine
 from mlxctl.control.lifecycle import require_free
@@ -15,17 +14,21 @@ from mlxctl.control.site import Site
 from mlxctl.control.template import HARMONY
 from mlxctl.control.transition import Loaded
 from mlxctl.control.transition import load as bring_up
+from mlxctl.control.weights import problems_of
 from mlxctl.core.errors import UsageError
 from mlxctl.core.ports import AUTO
 from mlxctl.core.registry import ModelEntry
 from mlxctl.core.result import Result
+
+if TYPE_CHECKING:
+    from mlxctl.control.convert import Conversion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadFlags:
     engine: str | None = None
     name: str | None = None
-    conversion: Conversion = field(default_factory=Conversion)
+    conversion: Conversion | None = None
     no_offload_og: bool = False
     force: bool = False
     no_sync: bool = False
@@ -36,20 +39,36 @@ def load(site: Site, model: str, port: str, flags: LoadFlags) -> Result:
         site.ports.parse(port)
     if flags.engine is not None and flags.engine not in ENGINES:
         raise UsageError("bad_flag", f"{flags.engine!r} is not an engine", f"choose one of {', '.join(ENGINES)}")
-    _check_before_download(site, model, port, flags)
-    acquired = acquire(site, model, flags.conversion, flags.name)
+    entry, converted = _whole_entry(site, model, flags), False
+    if entry is None:
+        _check_before_download(site, model, port, flags)
+        entry, converted = _acquired(site, model, flags)
     begun = site.host.monotonic()
-    loaded = bring_up(site, acquired.entry, port, engine=flags.engine, force=flags.force)
+    loaded = bring_up(site, entry, port, engine=flags.engine, force=flags.force)
     notices = (
         *loaded.notices,
         *_bind_notices(site),
         *_harmony_notices(loaded),
         *site.sync_notices(flags.no_sync),
-        *site.offload_notices(
-            acquired.entry.og_path, acquired.entry.cache_path, flags.no_offload_og or not acquired.converted
-        ),
+        *site.offload_notices(entry.og_path, entry.cache_path, flags.no_offload_og or not converted),
     )
     return Result("load", load_data(site, loaded, 0.0 if loaded.already else site.host.monotonic() - begun), notices)
+
+
+def _whole_entry(site: Site, model: str, flags: LoadFlags) -> ModelEntry | None:
+    """The entry of a model that is registered and needs nothing: what somebody loads most of the time."""
+    if flags.name is not None or flags.conversion is not None:
+        return None
+    entry = site.store.read().find(model)
+    return None if entry is None or any(problems_of(Path(entry.cache_path))) else entry
+
+
+def _acquired(site: Site, model: str, flags: LoadFlags) -> tuple[ModelEntry, bool]:
+    from mlxctl.control.acquire import acquire
+    from mlxctl.control.convert import Conversion
+
+    acquired = acquire(site, model, flags.conversion or Conversion(), flags.name)
+    return acquired.entry, acquired.converted
 
 
 def _check_before_download(site: Site, model: str, port: str, flags: LoadFlags) -> None:

@@ -50,6 +50,12 @@ def load_flags(
     conversion = Conversion(
         convert=convert, preconverted=preconverted, quantize=quantize, bits=bits, group_size=group_size, dtype=dtype
     )
+    plain = conversion == Conversion()
     return LoadFlags(
-        engine=engine, name=name, conversion=conversion, no_offload_og=no_offload_og, force=force, no_sync=no_sync
+        engine=engine,
+        name=name,
+        conversion=None if plain else conversion,
+        no_offload_og=no_offload_og,
+        force=force,
+        no_sync=no_sync,
     )
