@@ -36,8 +36,10 @@ class Engine:
 
 
 def openai_server_prefix(settings: Settings, which: Callable[[str], str | None]) -> tuple[str, ...] | None:
-    """How `mlx-openai-server launch` is started here: from PATH, else out of the launch project. None: not found."""
-    if found := which("mlx-openai-server"):
+    """How `mlx-openai-server launch` is started here: from PATH, from beside this Python, where the extra puts it, or
+    out of the launch project. None: not found.
+    """
+    if found := which("mlx-openai-server") or which(str(Path(sys.executable).with_name("mlx-openai-server"))):
         return (found, "launch")
     uv = which("uv") or (HOMEBREW_UV if Path(HOMEBREW_UV).exists() else None)
     if uv and (settings.launch_project / "pyproject.toml").exists():

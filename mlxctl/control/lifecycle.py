@@ -131,12 +131,12 @@ def prove(site: Site, plan: Plan, state: PortState) -> PortState:
 
 
 def _await_proof(site: Site, plan: Plan, identity: Identity, watch: Watch) -> None:
-    while not (site.host.is_listening(plan.port, site.settings.bind) and site.host.owns_listener(identity, plan.port)):
+    while not site.host.is_listening(plan.port, site.settings.bind):
         watch.check("it does not listen")
         site.host.sleep(POLL_S)
     watch.listens = True
     pause = POLL_S
-    while (answer := _unproven(plan, site.settings.bind, watch)) is not None:
+    while (answer := _unproven(site, plan, identity, watch)) is not None:
         watch.check_refusal(answer)
         watch.check(probe.complaint_of(answer))
         site.host.sleep(pause)
@@ -145,22 +145,33 @@ def _await_proof(site: Site, plan: Plan, identity: Identity, watch: Watch) -> No
         raise watch.died()
 
 
-def _unproven(plan: Plan, bind: str, watch: Watch) -> probe.Answer | None:
-    """The answer that is no proof yet, or None when the model has answered. Raises `NotReady` when it never will."""
-    if plan.engine.kind == MLX_LM:
-        # its /v1/models lists the whole hub cache; and it goes on listening when its model could not be loaded
-        if probe.ask(bind, plan.port, "/health", timeout_s=5).status == 503:
-            raise watch.gave_up("died", f"listens on port {plan.port}, but its model could not be loaded")
-    else:
-        entry = plan.entry
-        names = probe.served_names(probe.ask(bind, plan.port, "/v1/models", timeout_s=5))
-        if names and not probe.names_model(names, entry.model_id, entry.repo_id, entry.cache_path):
-            told = f"answers on port {plan.port} as {', '.join(names[:3])}"
-            raise watch.gave_up("wrong_model", told, "check MLX_LAUNCH_CMD and the entry's cache_path")
+def _unproven(site: Site, plan: Plan, identity: Identity, watch: Watch) -> probe.Answer | None:
+    """The answer that is no proof yet, or None when our own process has answered as the model that we mean.
+
+    The question comes first: the model is not kept waiting for checks that can be made afterwards. Raises `NotReady`
+    when the proof can never come.
+    """
     payload = probe.chat_payload(plan.engine.request_model(plan.entry))
     patience_s = min(CHAT_TIMEOUT_S, watch.deadline_s)
-    answer = probe.ask(bind, plan.port, "/v1/chat/completions", payload, timeout_s=patience_s)
-    return None if probe.is_chat_answer(answer) else answer
+    answer = probe.ask(site.settings.bind, plan.port, "/v1/chat/completions", payload, timeout_s=patience_s)
+    if not site.host.owns_listener(identity, plan.port):
+        return probe.Answer(0, complaint="the process that listens is not the one that was started")
+    answered = probe.is_chat_answer(answer)
+    if plan.engine.kind != MLX_LM:
+        _require_name(site, plan, watch)
+    elif not answered and probe.ask(site.settings.bind, plan.port, "/health", timeout_s=5).status == 503:
+        # it goes on listening when its model could not be loaded
+        raise watch.gave_up("died", f"listens on port {plan.port}, but its model could not be loaded")
+    return None if answered else answer
+
+
+def _require_name(site: Site, plan: Plan, watch: Watch) -> None:
+    """Raise `NotReady` when the server tells another model's name. mlx_lm.server lists the whole hub cache instead."""
+    entry = plan.entry
+    names = probe.served_names(probe.ask(site.settings.bind, plan.port, "/v1/models", timeout_s=5))
+    if names and not probe.names_model(names, entry.model_id, entry.repo_id, entry.cache_path):
+        told = f"answers on port {plan.port} as {', '.join(names[:3])}"
+        raise watch.gave_up("wrong_model", told, "check MLX_LAUNCH_CMD and the entry's cache_path")
 
 
 def stop_grace_s(weight_bytes: int, least_s: float) -> float:

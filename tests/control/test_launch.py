@@ -172,3 +172,11 @@ def test_mlx_lm_takes_the_template_as_text_and_no_parsers() -> None:
 def test_what_an_engine_wants_as_the_model_of_a_request(kind: str, name: str) -> None:
     assert kind in ENGINES
     assert Engine(kind, ()).request_model(entry()) == name
+
+
+def test_the_extra_puts_the_server_beside_the_interpreter() -> None:
+    beside = str(Path(sys.executable).with_name("mlx-openai-server"))
+    settings = load_settings({})
+    assert openai_server_prefix(settings, lambda name: name if name == beside else None) == (beside, "launch")
+    on_path = {"mlx-openai-server": "/somewhere/mlx-openai-server", beside: beside}
+    assert openai_server_prefix(settings, on_path.get) == ("/somewhere/mlx-openai-server", "launch")
