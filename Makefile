@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-UV := $(shell command -v uv 2>/dev/null)
+# a shim named uv can exist and still fail, so uv is asked and not only looked for
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
 NVIDIA := $(shell command -v nvidia-smi 2>/dev/null)
 READY := $(VENV)/.installed
 APT_PARTS := openssh-server openssh-client libopenblas0-pthread lsof strace systemd g++

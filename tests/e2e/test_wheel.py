@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -30,12 +29,9 @@ def installed(wheel: Path, venv: Path) -> Path:
     plain = venv.with_suffix(".txt")
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     plain.write_text("\n".join(line.removesuffix(" \\") for line in lines if not line.startswith("    --hash")))
-    subprocess.run(
-        [sys.executable, "-m", "venv", *(["--without-pip"] if shutil.which("uv") else []), str(venv)], check=True
-    )
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     python = venv / "bin" / "python"
-    uv = ["uv", "pip", "install", "--python", str(python)]
-    pip = uv if shutil.which("uv") else [str(python), "-m", "pip", "install"]
+    pip = [str(python), "-m", "pip", "install", "--no-compile"]
     done = subprocess.run([*pip, "--quiet", "-c", str(plain), str(wheel)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return venv / "bin" / "mlxctl"
