@@ -50,6 +50,10 @@ def test_found_on_path_it_serves_experimental_ports(home: Home, server_venv: Pat
 def test_found_through_uv_and_the_launch_project(home: Home, server_venv: Path, tiny_gguf: Path) -> None:
     uv = shutil.which("uv") or str(server_venv / "bin" / "uv")
     assert Path(uv).exists(), "install.sh brings uv where the machine has none"
+    # alone in its folder: install.sh puts the server beside it, which would be found on PATH then
+    only_uv = home.root / "bin"
+    only_uv.mkdir()
+    (only_uv / "uv").symlink_to(uv)
     project = home.root / "launch-project"
     project.mkdir()
     (project / "pyproject.toml").write_text(
@@ -59,7 +63,7 @@ def test_found_through_uv_and_the_launch_project(home: Home, server_venv: Path, 
         home.root,
         home.base,
         {
-            "PATH": f"{Path(uv).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{only_uv}{os.pathsep}{os.environ['PATH']}",
             "MLXCTL_LAUNCH_PROJECT": str(project),
             "UV_PROJECT_ENVIRONMENT": str(server_venv),
             "UV_NO_SYNC": "1",
