@@ -36,9 +36,10 @@ def test_found_on_path_it_serves_experimental_ports(home: Home, server_venv: Pat
     port = loaded.data["port"]
     served = ask("127.0.0.1", port, "/v1/models", timeout_s=10).body["data"]
     assert [model["id"] for model in served] == ["mlx-tiny"]
-    said = home.run("chat", "mlx-tiny", "Hello", "--max-tokens", "5", "--json")
+    said = home.run("chat", "mlx-tiny", "Hello", "--max-tokens", "5", "--temperature", "0", "--json")
     assert said.code == 0, said
-    assert said.data["tokens"] == 5
+    # a random model may end whenever it likes
+    assert 1 <= said.data["tokens"] <= 5
     row = next(row for row in home.run("status", "--json").data["ports"] if row["port"] == port)
     assert (row["phase"], row["requests"]) == ("ready", 0)
     assert row["memory_bytes"] > 100 << 20
