@@ -24,6 +24,7 @@ import mlxctl
 from mlxctl.control.blobs import NO_ROOM, RESUMES, Blob, BlobStore, no_room
 from mlxctl.control.fetch import Fetch, HTTPError, Patience, TransportError, first_line, is_transient
 from mlxctl.control.hub_library import finish, silence
+from mlxctl.control.memory import human_bytes
 from mlxctl.control.snapshots import (
     Snapshot,
     check_snapshot,
@@ -174,7 +175,7 @@ def _bring(order: _Order, reporter: Reporter) -> Snapshot:
     needed = left + sum(blob.size - blob.here for blob in blobs)
     check_disk(order.hub_cache, needed)
     if here := sum(blob.here for blob in blobs):
-        reporter.note(f"resuming: {human(here)} of {human(needed + here)} already here")
+        reporter.note(f"resuming: {human_bytes(here)} of {human_bytes(needed + here)} already here")
     store.blobs.mkdir(parents=True, exist_ok=True)
     store.remove_strays({file.etag for file in order.files})
     task = reporter.task(f"Downloading {snapshot.repo_id}", total=needed, unit="bytes") if needed else SilentTask()
@@ -228,18 +229,10 @@ def check_disk(hub_cache: Path, needed: int) -> None:
     if free < needed + DISK_MARGIN:
         raise Refused(
             "disk_full",
-            f"the download needs {human(needed)} (and {human(DISK_MARGIN)} to spare), but {human(free)} are free",
+            f"the download needs {human_bytes(needed)} (and {human_bytes(DISK_MARGIN)} to spare), "
+            f"but {human_bytes(free)} are free",
             f"free some space at {hub_cache}, or point HF_HUB_CACHE to another disk",
         )
-
-
-def human(size: float) -> str:
-    """Bytes for people, in the decimal units that disks are sold in."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def as_mlxctl_error(error: BaseException, source: Source) -> MlxctlError:

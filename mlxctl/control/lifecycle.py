@@ -17,10 +17,9 @@ from mlxctl.control.plan import Plan
 from mlxctl.control.signals import held_back
 from mlxctl.control.site import Site
 from mlxctl.control.state import DRAINING, FAILED, READY, STARTING, STOPPED, PortState, disk_error
-from mlxctl.control.watch import Watch, exit_cause
+from mlxctl.control.watch import GB, Watch, exit_cause
 from mlxctl.core.errors import Conflict, MlxctlError, NotReady, Refused, RegistryUnreadable
 
-GB = 1 << 30
 POLL_S = 0.01
 MAX_POLL_S = 0.25
 KILL_WAIT_S = 5.0

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mlxctl.control.weights import INDEX
 from mlxctl.core.errors import NotReady
 
-INDEX = "model.safetensors.index.json"
 SMALL_FILES = ("*.json", "*.jsonl", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
 WEIGHTS = ("*.safetensors", "*.gguf")
 GGUF_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")

@@ -12,7 +12,8 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 
 from mlxctl.control import hub as hub_module
-from mlxctl.control.hub import check_disk, download, human
+from mlxctl.control.hub import check_disk, download
+from mlxctl.control.memory import human_bytes
 from mlxctl.control.snapshots import find_snapshot
 from mlxctl.core.errors import MlxctlError
 from tests.fakes.download_world import QUICK, REPO, SHARD, SHARDS, SMALL, WANTED_BYTES, World, download_world
@@ -176,7 +177,7 @@ def test_disk_space_is_looked_at_first(world: World, monkeypatch: pytest.MonkeyP
         return
     error = world.refused()
     assert (error.code, error.exit_code) == ("disk_full", 6)
-    assert f"needs 3.0 MB (and 1.0 GB to spare), but {human(free)} are free" in error.message
+    assert f"needs 3.0 MB (and 1.0 GB to spare), but {human_bytes(free)} are free" in error.message
     assert world.hub.sent() == 0
 
 
@@ -261,18 +262,3 @@ def test_a_cache_that_cannot_be_written(world: World) -> None:
     error = world.refused()
     assert error.code == "unexpected"
     assert "cannot be written" in error.message
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1500, "1.5 kB"),
-        (3 * 10**6, "3.0 MB"),
-        (75.2e9, "75.2 GB"),
-        (2e12, "2.0 TB"),
-    ],
-)
-def test_sizes_for_people(size: float, words: str) -> None:
-    assert human(size) == words
