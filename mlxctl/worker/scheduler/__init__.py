@@ -1,0 +1,1 @@
+"""Decides who runs next. Pure: no clock, no thread, no MLX."""
