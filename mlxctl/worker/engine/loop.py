@@ -1,0 +1,289 @@
+"""The step loop: who joins, whose prompt is read, one token for every row. Owned by the engine thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlxctl.worker.config import EngineConfig
+from mlxctl.worker.engine.batch import Batch
+from mlxctl.worker.engine.chains import Chains
+from mlxctl.worker.engine.intake import Intake
+from mlxctl.worker.engine.prefill import Prefill
+from mlxctl.worker.engine.sequence import Job, Sequence
+from mlxctl.worker.engine.thread import MODEL_ERRORS
+from mlxctl.worker.errors import EngineFailed
+from mlxctl.worker.scheduler.ledger import Ledger
+from mlxctl.worker.scheduler.line import least_deserving, victim
+from mlxctl.worker.scheduler.pace import Pace
+from mlxctl.worker.types import Drawn, Ended, Event, Failed, Generation, Prefilled, TokenLogprobs
+
+SET_ASIDE_TOKENS = 256
+"""Room that a row gets ahead of what it has drawn; it asks for more when that is used up."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    drawn_tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+    preemptions: int = 0
+    forks: int = 0
+    largest_batch: int = 0
+
+
+class StepLoop:
+    """`step` is one turn. Nothing here waits for anything but the device."""
+
+    def __init__(
+        self,
+        model: Any,
+        config: EngineConfig,
+        *,
+        context_length: int,
+        batch: Batch,
+        chains: Chains,
+        ledger: Ledger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model, self.config, self.context_length = model, config, context_length
+        self.batch, self.chains, self.ledger, self.clock = batch, chains, ledger, clock
+        self.pace = Pace(config.stall_ms / 1000, config.decode_share, config.prefill_tokens)
+        self.intake = Intake(config.ageing_s)
+        self.counts = Counts()
+        self.last_progress_s = clock()
+        self._events: list[Event] = []
+        self._number = 0
+        self._launched_s = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.intake or self.batch.rows or self.batch.is_drawing)
+
+    def submit(self, generation: Generation) -> None:
+        now, number = self.clock(), self._next_number()
+        self._wait(Job([Sequence.of(generation, index, now, number) for index in range(generation.n)]))
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End one choice or all of a request's, wherever they are. Told by the events of the next step."""
+        for row in [*self.batch.rows, *self.intake.sequences()]:
+            if row.generation.request_id == request_id and index in (None, row.index):
+                self.counts.aborted += 1
+                self._end(row, "aborted")
+
+    def step(self) -> list[Event]:
+        """One turn; what it brought."""
+        self._admit()
+        if self.intake.reading and self.pace.prefill_due(streaming=bool(self.batch.rows)):
+            # what is drawn goes out before a chunk takes its time
+            self._settle()
+            self._read_chunk()
+        if self._make_room_to_grow():
+            self._launched_s = self.clock()
+            self.batch.launch()
+            self._settle()
+            self.batch.draw()
+            self.counts.steps += 1
+        else:
+            self._settle()
+        return self.take_events()
+
+    def take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def fail(self, error: BaseException) -> list[Event]:
+        """Give up everything at hand, after the model broke down in a step."""
+        for request_id in dict.fromkeys(row.generation.request_id for row in self._everyone()):
+            self._events.append(Failed(request_id, _engine_failed(error)))
+        for row in self._everyone():
+            self._free(row)
+            row.ended = True
+        self.batch.clear()
+        self.intake = Intake(self.config.ageing_s)
+        return self.take_events()
+
+    # joining
+
+    def _admit(self) -> None:
+        """Start to read the prompts of those whose turn it is, as far as there is room."""
+        for job in self.intake.in_order(self.clock()):
+            if self.intake.is_full:
+                return
+            if self.chains.should_wait(job, [prefill.job for prefill in self.intake.reading]):
+                continue
+            if not self._reserve(job):
+                # those behind wait too, or a large request would never find room
+                return
+            self.intake.waiting.remove(job)
+            try:
+                prefill = Prefill(self.model, self.chains, job)
+            except MODEL_ERRORS as error:
+                self._fail_job(job, error)
+                continue
+            self.intake.reading.append(prefill)
+            self._report(prefill)
+
+    def _reserve(self, job: Job) -> bool:
+        """Set rows and memory aside for a job, at the cost of less urgent rows where need be."""
+        rows, tokens = len(job.sequences), self._planned_tokens(job.sequences[0])
+        while True:
+            if len(self.batch.rows) + self.intake.rows_to_come + rows <= self.config.max_batch:
+                held = self.ledger.reserve(tokens, rows)
+                if held is not None:
+                    for row in job.sequences:
+                        row.reserved = held
+                    return True
+            if victim(self._running(), job.priority) is None:
+                return False
+            self._settle()
+            if (weaker := victim(self._running(), job.priority)) is not None:
+                self._preempt(weaker)
+
+    def _preempt(self, row: Sequence) -> None:
+        """Take a row out of the batch: what it has goes to the block store, and it waits where it stood in line."""
+        self._leave_batch(row)
+        self._wait(Job([row], resumed=True))
+        self.counts.preemptions += 1
+
+    def _wait(self, job: Job) -> None:
+        job.hashes = self.chains.hashes(job)
+        self.intake.waiting.append(job)
+
+    def _read_chunk(self) -> None:
+        """Read one chunk of one prompt; a prompt that is read to its end joins at once."""
+        streaming, started_s = bool(self.batch.rows), self.clock()
+        prefill = self.intake.next_to_read(started_s)
+        try:
+            count = prefill.read(self.pace.chunk_tokens(streaming=streaming)) if prefill.left else 0
+        except MODEL_ERRORS as error:
+            self.intake.reading.remove(prefill)
+            prefill.abandon()
+            self._fail_job(prefill.job, error)
+            return
+        if count:
+            self.last_progress_s = self.clock()
+            self.pace.chunk_took(count, self.last_progress_s - started_s, streaming=streaming)
+            self._report(prefill)
+        if not prefill.left:
+            self.intake.reading.remove(prefill)
+            self._join(prefill)
+
+    def _join(self, prefill: Prefill) -> None:
+        """Put a job's sequences into the batch; all but the first share the first one's chain."""
+        if not prefill.job.resumed:
+            self.counts.prompt_tokens += prefill.target + 1
+            self.counts.cached_tokens += prefill.cached
+        for row in prefill.job.sequences:
+            if row is not prefill.leader:
+                self.chains.share(prefill.leader, row)
+                self.counts.forks += 1
+            row.admitted = self._next_number()
+            self.batch.admit(row, prefill.caches, prefill.target)
+        self.counts.largest_batch = max(self.counts.largest_batch, len(self.batch.rows))
+
+    # going on
+
+    def _make_room_to_grow(self) -> bool:
+        """See that every row may take one more token; where memory ends, rows give way. False: no row is left."""
+        for row in list(self.batch.rows):
+            while row in self.batch.rows:
+                held = self.ledger.grow(row.reserved, len(row.tokens) + 1)
+                if held is not None:
+                    row.reserved = held
+                    break
+                self._settle()
+                self._give_way(row)
+        return bool(self.batch.rows)
+
+    def _give_way(self, row: Sequence) -> None:
+        """Free memory for `row`: of one who came later, of a prompt that is being read, or at last its own."""
+        if len(self.batch.rows) > 1:
+            self._preempt(least_deserving(self._running()))
+        elif self.intake.reading:
+            for other in self.intake.put_back(self.intake.reading[-1]):
+                self._free(other)
+        elif row in self.batch.rows:
+            self._end(row, "length")
+
+    def _settle(self) -> None:
+        """Read the tokens that are on their way, and hand them out."""
+        if not self.batch.is_drawing:
+            return
+        taken = self.batch.read()
+        now = self.clock()
+        self.pace.step_took(now - max(self._launched_s, self.last_progress_s))
+        self.last_progress_s = now
+        for row, token, logprobs in taken:
+            self._take(row, token, logprobs)
+            if not row.ended and row.sealing and row.cached - row.sealed >= self.config.block_tokens:
+                self.chains.seal(row, self.batch.decoder.extract(row), row.cached)
+
+    def _take(self, row: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
+        row.tokens.append(token)
+        self.counts.drawn_tokens += 1
+        if token in row.generation.stop_tokens:
+            self._end(row, "stop", token)
+            return
+        self._events.append(Drawn(row.generation.request_id, row.index, token, logprobs))
+        if row.matcher is not None and (not row.matcher.accept(token) or row.matcher.is_done):
+            self._end(row, "stop")
+        elif row.num_drawn >= row.generation.max_tokens or len(row.tokens) >= self.context_length:
+            self._end(row, "length")
+
+    # leaving
+
+    def _end(self, row: Sequence, reason: Literal["stop", "length", "aborted"], stop_token: int | None = None) -> None:
+        if row in self.batch.rows:
+            self._leave_batch(row)
+        else:
+            self.intake.drop(row)
+            self._free(row)
+        row.ended = True
+        self.counts.finished += reason != "aborted"
+        self._events.append(Ended(row.generation.request_id, row.index, reason, stop_token))
+
+    def _leave_batch(self, row: Sequence) -> None:
+        self.chains.seal_tail(row, self.batch.decoder.extract(row), row.cached)
+        self.batch.remove(row)
+        self._free(row)
+
+    def _free(self, row: Sequence) -> None:
+        self.chains.let_go(row)
+        self.ledger.release(row.reserved)
+        row.reserved = 0
+
+    def _fail_job(self, job: Job, error: BaseException) -> None:
+        for row in job.sequences:
+            self._free(row)
+            row.ended = True
+        self._events.append(Failed(job.generation.request_id, _engine_failed(error)))
+
+    def _report(self, prefill: Prefill) -> None:
+        if not prefill.job.resumed:
+            request_id = prefill.job.generation.request_id
+            self._events.append(Prefilled(request_id, prefill.done, prefill.target + 1, prefill.cached))
+
+    def _planned_tokens(self, row: Sequence) -> int:
+        return min(len(row.tokens) + SET_ASIDE_TOKENS, row.most_tokens, self.context_length)
+
+    def _running(self) -> list[tuple[Sequence, Any]]:
+        return [(row, row.priority) for row in self.batch.rows]
+
+    def _everyone(self) -> list[Sequence]:
+        return [*self.batch.rows, *self.intake.sequences()]
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+
+def _engine_failed(error: BaseException) -> EngineFailed:
+    return EngineFailed(f"the model could not go on: {type(error).__name__}: {error}")
