@@ -49,7 +49,7 @@ class Batch:
 
     def launch(self) -> None:
         """Feed every row its next token."""
-        rows = self.rows
+        rows = list(self.rows)
         logits = self.decoder.forward(self._next_tokens(rows))
         mx.async_eval(logits)  # type: ignore[no-untyped-call]
         for row in rows:

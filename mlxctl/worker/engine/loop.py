@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -182,11 +183,14 @@ class StepLoop:
             self.counts.prompt_tokens += prefill.target + 1
             self.counts.cached_tokens += prefill.cached
         for row in prefill.job.sequences:
+            caches = prefill.caches
             if row is not prefill.leader:
                 self.chains.share(prefill.leader, row)
+                # other handles on the same arrays, which the first to write copies
+                caches = copy.deepcopy(caches)
                 self.counts.forks += 1
             row.admitted = self._next_number()
-            self.batch.admit(row, prefill.caches, prefill.target)
+            self.batch.admit(row, caches, prefill.target)
         self.counts.largest_batch = max(self.counts.largest_batch, len(self.batch.rows))
 
     # going on
