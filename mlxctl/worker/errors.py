@@ -69,3 +69,7 @@ class Unavailable(RequestError):
 
 class EngineFailed(RequestError):
     default_code = "engine_failed"
+
+
+MODEL_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError)
+"""What MLX and a model's own code raise when they cannot go on."""

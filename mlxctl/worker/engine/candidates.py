@@ -13,8 +13,8 @@ from mlxctl.worker.types import Sampling
 SHORTLIST = 1024
 """Tokens among which top_p draws at most. A nucleus wider than this is cut there; a larger top_k widens the list."""
 WHOLE, LIKELIEST = 0, 1
-ROWS_IN_CACHE = 8
-"""On a CPU noise for more rows at once leaves the caches, and a row costs twice as much."""
+CELLS_IN_CACHE = 400_000
+"""On a CPU noise for more tokens at once leaves the caches, and a row costs twice as much."""
 
 
 def shortlist_length(sampling: Sampling, vocab_size: int) -> int:
@@ -78,7 +78,8 @@ def draw_among_all(scaled: mx.array, keys: mx.array, rules: Sequence[Sampling]) 
         lowest = mx.max(scaled, axis=-1, keepdims=True) + mx.log(column([rule.min_p for rule in rules]))
         scaled = mx.where(scaled >= lowest, scaled, -mx.inf)
     ids = mx.arange(scaled.shape[1], dtype=mx.uint32)[None]
-    step = ROWS_IN_CACHE if mx.default_device().type == mx.DeviceType.cpu else len(rules)
+    on_cpu = mx.default_device().type == mx.DeviceType.cpu
+    step = max(1, CELLS_IN_CACHE // scaled.shape[1]) if on_cpu else len(rules)
     drawn = [
         mx.argmax(scaled[start : start + step] + gumbel(keys[start : start + step], ids), axis=-1)
         for start in range(0, len(rules), step)

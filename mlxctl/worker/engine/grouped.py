@@ -80,7 +80,8 @@ class GroupedDecoder:
     @property
     def nbytes(self) -> int:
         lanes = sum(group.nbytes for group in self.groups)
-        return lanes + sum(array.nbytes for state in self._batch_states() for array in state.cache if array is not None)
+        states = [array for state in self._batch_states() for array in state.cache if array is not None]
+        return lanes + sum(int(array.nbytes) for array in states)
 
     def spans(self) -> Iterator[tuple[LaneGroup, int, int]]:
         start = 0

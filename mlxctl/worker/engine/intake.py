@@ -17,7 +17,8 @@ class Intake:
         self.ageing_s = ageing_s
         self.waiting: list[Job] = []
         self.reading: list[Prefill] = []
-        self._turn = 0
+        self.turn = 0
+        """Chunks read so far."""
 
     def __bool__(self) -> bool:
         return bool(self.waiting or self.reading)
@@ -35,10 +36,9 @@ class Intake:
         return in_order(self.waiting, now_s, self.ageing_s)
 
     def next_to_read(self, now_s: float) -> Prefill:
-        """Whose chunk comes next. Every call is a turn."""
+        """Whose chunk comes next."""
         lefts = [(prefill.job, prefill.left) for prefill in self.reading]
-        job = next_to_read(lefts, self._turn, now_s, self.ageing_s)
-        self._turn += 1
+        job = next_to_read(lefts, self.turn, now_s, self.ageing_s)
         return next(prefill for prefill in self.reading if prefill.job is job)
 
     def sequences(self) -> Iterator[Sequence]:

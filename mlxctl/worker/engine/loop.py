@@ -5,39 +5,23 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlxctl.worker.config import EngineConfig
 from mlxctl.worker.engine.batch import Batch
 from mlxctl.worker.engine.chains import Chains
 from mlxctl.worker.engine.intake import Intake
+from mlxctl.worker.engine.outbox import Outbox
 from mlxctl.worker.engine.prefill import Prefill
 from mlxctl.worker.engine.sequence import Job, Sequence
-from mlxctl.worker.engine.thread import MODEL_ERRORS
-from mlxctl.worker.errors import EngineFailed
+from mlxctl.worker.errors import MODEL_ERRORS
 from mlxctl.worker.scheduler.ledger import Ledger
 from mlxctl.worker.scheduler.line import least_deserving, victim
-from mlxctl.worker.scheduler.pace import Pace
-from mlxctl.worker.types import Drawn, Ended, Event, Failed, Generation, Prefilled, TokenLogprobs
+from mlxctl.worker.scheduler.pace import SMALLEST_CHUNK, Pace
+from mlxctl.worker.types import Event, Generation, TokenLogprobs
 
 SET_ASIDE_TOKENS = 256
 """Room that a row gets ahead of what it has drawn; it asks for more when that is used up."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """What happened since the start."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    drawn_tokens: int = 0
-    finished: int = 0
-    aborted: int = 0
-    preemptions: int = 0
-    forks: int = 0
-    largest_batch: int = 0
 
 
 class StepLoop:
@@ -58,9 +42,8 @@ class StepLoop:
         self.batch, self.chains, self.ledger, self.clock = batch, chains, ledger, clock
         self.pace = Pace(config.stall_ms / 1000, config.decode_share, config.prefill_tokens)
         self.intake = Intake(config.ageing_s)
-        self.counts = Counts()
+        self.outbox = Outbox()
         self.last_progress_s = clock()
-        self._events: list[Event] = []
         self._number = 0
         self._launched_s = 0.0
 
@@ -76,40 +59,35 @@ class StepLoop:
         """End one choice or all of a request's, wherever they are. Told by the events of the next step."""
         for row in [*self.batch.rows, *self.intake.sequences()]:
             if row.generation.request_id == request_id and index in (None, row.index):
-                self.counts.aborted += 1
                 self._end(row, "aborted")
 
     def step(self) -> list[Event]:
         """One turn; what it brought."""
         self._admit()
         if self.intake.reading and self.pace.prefill_due(streaming=bool(self.batch.rows)):
-            # what is drawn goes out before a chunk takes its time
+            # what is drawn goes out before reading takes its time
             self._settle()
-            self._read_chunk()
+            self._read_prompts()
         if self._make_room_to_grow():
             self._launched_s = self.clock()
             self.batch.launch()
             self._settle()
             self.batch.draw()
-            self.counts.steps += 1
+            self.outbox.counts.steps += 1
         else:
             self._settle()
-        return self.take_events()
-
-    def take_events(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
+        return self.outbox.take()
 
     def fail(self, error: BaseException) -> list[Event]:
         """Give up everything at hand, after the model broke down in a step."""
         for request_id in dict.fromkeys(row.generation.request_id for row in self._everyone()):
-            self._events.append(Failed(request_id, _engine_failed(error)))
+            self.outbox.failed(request_id, error)
         for row in self._everyone():
             self._free(row)
             row.ended = True
         self.batch.clear()
         self.intake = Intake(self.config.ageing_s)
-        return self.take_events()
+        return self.outbox.take()
 
     # joining
 
@@ -130,7 +108,7 @@ class StepLoop:
                 self._fail_job(job, error)
                 continue
             self.intake.reading.append(prefill)
-            self._report(prefill)
+            self.outbox.prefilled(prefill)
 
     def _reserve(self, job: Job) -> bool:
         """Set rows and memory aside for a job, at the cost of less urgent rows where need be."""
@@ -152,18 +130,42 @@ class StepLoop:
         """Take a row out of the batch: what it has goes to the block store, and it waits where it stood in line."""
         self._leave_batch(row)
         self._wait(Job([row], resumed=True))
-        self.counts.preemptions += 1
+        self.outbox.counts.preemptions += 1
 
     def _wait(self, job: Job) -> None:
         job.hashes = self.chains.hashes(job)
         self.intake.waiting.append(job)
 
-    def _read_chunk(self) -> None:
-        """Read one chunk of one prompt; a prompt that is read to its end joins at once."""
-        streaming, started_s = bool(self.batch.rows), self.clock()
-        prefill = self.intake.next_to_read(started_s)
+    def _read_prompts(self) -> None:
+        """Read chunks, of one prompt or of several, for as long as the streams can wait. A prompt read to its end joins
+        at once.
+        """
+        started_s, streaming, first = self.clock(), bool(self.batch.rows), True
+        until_s = started_s + self.pace.turn_s(streaming=streaming)
+        while self.intake.reading:
+            now_s = self.clock()
+            prefill = self.intake.next_to_read(now_s)
+            tokens = self.pace.chunk_tokens(until_s - now_s, streaming=streaming)
+            if prefill.left and not tokens:
+                if not first:
+                    break
+                # or a slow machine would never read at all
+                tokens = SMALLEST_CHUNK
+            first = False
+            self._read_chunk(prefill, tokens)
+            if self.batch.rows:
+                # somebody waits for a first token now
+                until_s = min(until_s, self.clock() + self.pace.stall_s)
+            self._admit()
+        running = len(self.batch.rows)
+        coming = self.intake.rows_to_come + len(self.intake.waiting)
+        self.pace.turn_took(self.clock() - started_s, running=running, coming=coming)
+
+    def _read_chunk(self, prefill: Prefill, tokens: int) -> None:
+        started_s = self.clock()
+        self.intake.turn += 1
         try:
-            count = prefill.read(self.pace.chunk_tokens(streaming=streaming)) if prefill.left else 0
+            count = prefill.read(tokens) if prefill.left else 0
         except MODEL_ERRORS as error:
             self.intake.reading.remove(prefill)
             prefill.abandon()
@@ -171,27 +173,24 @@ class StepLoop:
             return
         if count:
             self.last_progress_s = self.clock()
-            self.pace.chunk_took(count, self.last_progress_s - started_s, streaming=streaming)
-            self._report(prefill)
+            self.pace.chunk_took(count, self.last_progress_s - started_s)
+            self.outbox.prefilled(prefill)
         if not prefill.left:
             self.intake.reading.remove(prefill)
             self._join(prefill)
 
     def _join(self, prefill: Prefill) -> None:
         """Put a job's sequences into the batch; all but the first share the first one's chain."""
-        if not prefill.job.resumed:
-            self.counts.prompt_tokens += prefill.target + 1
-            self.counts.cached_tokens += prefill.cached
         for row in prefill.job.sequences:
             caches = prefill.caches
             if row is not prefill.leader:
                 self.chains.share(prefill.leader, row)
                 # other handles on the same arrays, which the first to write copies
                 caches = copy.deepcopy(caches)
-                self.counts.forks += 1
+                self.outbox.counts.forks += 1
             row.admitted = self._next_number()
             self.batch.admit(row, caches, prefill.target)
-        self.counts.largest_batch = max(self.counts.largest_batch, len(self.batch.rows))
+        self.outbox.joined(prefill, len(self.batch.rows))
 
     # going on
 
@@ -232,11 +231,11 @@ class StepLoop:
 
     def _take(self, row: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
         row.tokens.append(token)
-        self.counts.drawn_tokens += 1
+        self.outbox.counts.drawn_tokens += 1
         if token in row.generation.stop_tokens:
             self._end(row, "stop", token)
             return
-        self._events.append(Drawn(row.generation.request_id, row.index, token, logprobs))
+        self.outbox.drawn(row, token, logprobs)
         if row.matcher is not None and (not row.matcher.accept(token) or row.matcher.is_done):
             self._end(row, "stop")
         elif row.num_drawn >= row.generation.max_tokens or len(row.tokens) >= self.context_length:
@@ -250,9 +249,7 @@ class StepLoop:
         else:
             self.intake.drop(row)
             self._free(row)
-        row.ended = True
-        self.counts.finished += reason != "aborted"
-        self._events.append(Ended(row.generation.request_id, row.index, reason, stop_token))
+        self.outbox.ended(row, reason, stop_token)
 
     def _leave_batch(self, row: Sequence) -> None:
         self.chains.seal_tail(row, self.batch.decoder.extract(row), row.cached)
@@ -265,15 +262,15 @@ class StepLoop:
         row.reserved = 0
 
     def _fail_job(self, job: Job, error: BaseException) -> None:
+        """The request is over, also for those of its choices that are in the batch already."""
+        request_id = job.generation.request_id
+        for row in [row for row in self.batch.rows if row.generation.request_id == request_id]:
+            self._leave_batch(row)
+            row.ended = True
         for row in job.sequences:
             self._free(row)
             row.ended = True
-        self._events.append(Failed(job.generation.request_id, _engine_failed(error)))
-
-    def _report(self, prefill: Prefill) -> None:
-        if not prefill.job.resumed:
-            request_id = prefill.job.generation.request_id
-            self._events.append(Prefilled(request_id, prefill.done, prefill.target + 1, prefill.cached))
+        self.outbox.failed(request_id, error)
 
     def _planned_tokens(self, row: Sequence) -> int:
         return min(len(row.tokens) + SET_ASIDE_TOKENS, row.most_tokens, self.context_length)
@@ -287,7 +284,3 @@ class StepLoop:
     def _next_number(self) -> int:
         self._number += 1
         return self._number
-
-
-def _engine_failed(error: BaseException) -> EngineFailed:
-    return EngineFailed(f"the model could not go on: {type(error).__name__}: {error}")

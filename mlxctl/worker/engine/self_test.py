@@ -13,6 +13,7 @@ from mlxctl.worker.engine.capture import capture, restore
 from mlxctl.worker.engine.decoder import Decoder, PaddedDecoder, SingleDecoder
 from mlxctl.worker.engine.grouped import GroupedDecoder
 from mlxctl.worker.engine.layout import Layout, arrays_of, new_caches
+from mlxctl.worker.errors import MODEL_ERRORS
 from mlxctl.worker.kv.blocks import BlockStore
 
 PROMPT_LENGTHS = (37, 5, 1, 18)
@@ -21,7 +22,6 @@ BLOCK_TOKENS = 8
 TOLERANCE_FLOAT32, TOLERANCE_HALF = 5e-3, 0.12
 """Root mean square of the difference in logits, in standard deviations of the logits. Half precision rounds otherwise
 in a batch than alone; a wrong cache is off by far more."""
-TRIAL_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 PASSED = "passed"
 
 MakeDecoder = Callable[[], Decoder]
@@ -69,7 +69,7 @@ def try_model(model: Any, layout: Layout, vocab_size: int, *, batching: bool = T
 def _outcome(trial: Callable[[], float]) -> str:
     try:
         error = trial()
-    except TRIAL_ERRORS as raised:
+    except MODEL_ERRORS as raised:
         return f"{type(raised).__name__}: {raised}"
     return PASSED if error == 0.0 else f"logits differ by {error:.3g} standard deviations from those of single runs"
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mlxctl.worker.config import EngineConfig
-from mlxctl.worker.errors import InvalidRequest, QueueFull, Unavailable
+from mlxctl.worker.errors import MODEL_ERRORS, InvalidRequest, QueueFull, Unavailable
 from mlxctl.worker.types import Deliver, EngineStats, Generation, ModelFacts
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ LOADING_RETRY_S, DRAINING_RETRY_S = 5, 30
 MOST_FAILURES = 3
 """Steps that may fail in a row before the engine gives up: then something is wrong with more than one request."""
 TRIM_STEPS = 256
-MODEL_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError)
-"""What mlx and a model's code raise when they cannot go on."""
 log = logging.getLogger(__name__)
 
 Phase = Literal["loading", "ready", "draining", "failed", "stopped"]
@@ -114,7 +112,7 @@ class EngineThread:
         from mlxctl.worker.engine.machine import active_bytes, peak_bytes
 
         loop, store = self._engine.loop, self._engine.store
-        counts = asdict(loop.counts)
+        counts = asdict(loop.outbox.counts)
         idle = loop.is_idle and not self._mail
         return EngineStats(
             phase=self._phase,
@@ -200,7 +198,7 @@ class EngineThread:
                     raise
             if events:
                 self._deliver(events)
-            if engine.loop.counts.steps % TRIM_STEPS == 0:
+            if engine.loop.outbox.counts.steps % TRIM_STEPS == 0:
                 engine.trim_spare()
         if engine is not None:
             self._deliver(engine.loop.fail(RuntimeError("the server has stopped")))
@@ -217,7 +215,7 @@ class EngineThread:
 
     def _rest(self, engine: Loaded) -> None:
         """Wait for mail. What aborts in an idle loop left behind is handed out first."""
-        if events := engine.loop.take_events():
+        if events := engine.loop.outbox.take():
             self._deliver(events)
         if self.config.integrity and engine.store is not None:
             engine.store.check_integrity()

@@ -1,20 +1,22 @@
-"""How much of a prompt is read at once, and when: prefill and decode share the time."""
+"""How long prompts are read at a stretch, and when: prefill and decode share the time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SMALLEST_CHUNK = 16
+FIRST_CHUNK = 512
+"""Tokens of a chunk before any was timed, while nobody streams."""
 MEMORY = 0.7
 """The weight of the past in a running mean."""
 STEPS_OF_STALL = 2.0
-"""A chunk may take as long as so many decode steps, though it may always take `SHORTEST_S`."""
-SHORTEST_S = 0.02
+"""While somebody streams, reading may take as long as so many decode steps, though always `SHORTEST_S`."""
+SHORTEST_S, LONGEST_S = 0.02, 1.0
 
 
 @dataclass(slots=True)
 class Pace:
-    """Running means of what was measured, and the debt of time that prefill owes to decode."""
+    """Running means of what was measured, and the time that prefill owes to decode."""
 
     stall_s: float
     decode_share: float
@@ -23,24 +25,33 @@ class Pace:
     step_s: float = 0.0
     debt_s: float = 0.0
 
-    def chunk_tokens(self, *, streaming: bool) -> int:
-        """Tokens of the next chunk. While somebody streams it is cut by time, else only by `prefill_tokens`."""
+    def turn_s(self, *, streaming: bool) -> float:
+        """How long prompts are read before the next decode step. Without streams: so short that a newcomer is seen."""
         if not streaming:
-            return self.prefill_tokens
+            return LONGEST_S
+        return min(self.stall_s, max(SHORTEST_S, STEPS_OF_STALL * self.step_s))
+
+    def chunk_tokens(self, left_s: float, *, streaming: bool) -> int:
+        """Tokens that can be read in `left_s` seconds; 0: too few to be worth a call to the model."""
         if not self.tokens_per_s:
-            return min(SMALLEST_CHUNK * 2, self.prefill_tokens)
-        allowed_s = min(self.stall_s, max(SHORTEST_S, STEPS_OF_STALL * self.step_s))
-        return max(SMALLEST_CHUNK, min(self.prefill_tokens, int(self.tokens_per_s * allowed_s)))
+            return min(self.prefill_tokens, SMALLEST_CHUNK if streaming else FIRST_CHUNK)
+        tokens = min(self.prefill_tokens, int(self.tokens_per_s * left_s))
+        return tokens if tokens >= SMALLEST_CHUNK else 0
 
     def prefill_due(self, *, streaming: bool) -> bool:
-        """Whether decode has had its share since the last chunk."""
+        """Whether decode has had its share since prompts were last read."""
         return not streaming or self.debt_s <= 0.0
 
-    def chunk_took(self, tokens: int, seconds: float, *, streaming: bool) -> None:
-        if seconds > 0.0:
+    def chunk_took(self, tokens: int, seconds: float) -> None:
+        # a few tokens cost a whole call, and say nothing of how fast many are read
+        if seconds > 0.0 and tokens >= SMALLEST_CHUNK:
             self.tokens_per_s = _mean(self.tokens_per_s, tokens / seconds)
-        share = min(max(self.decode_share, 0.0), 0.95)
-        self.debt_s = seconds * share / (1.0 - share) if streaming else 0.0
+
+    def turn_took(self, seconds: float, *, running: int, coming: int) -> None:
+        """Prompts were read for `seconds`. The more rows wait for theirs, the less those that run may ask in return."""
+        share = self.decode_share * running / max(1, running + coming)
+        share = min(max(share, 0.0), 0.95)
+        self.debt_s = seconds * share / (1.0 - share)
 
     def step_took(self, seconds: float) -> None:
         self.step_s = _mean(self.step_s, seconds)
