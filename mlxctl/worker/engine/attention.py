@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from functools import wraps
 from typing import Any
 
@@ -11,11 +12,11 @@ import mlx.core as mx
 NAME = "scaled_dot_product_attention"
 
 
-class LaneKeys:
+class LaneKeys(ABC):
     """What `update_and_fetch` of a lane cache hands to the model in place of keys: the model passes it on unopened."""
 
-    def attend(self, queries: mx.array, scale: float, mask: Any, sinks: mx.array | None) -> mx.array:
-        raise NotImplementedError
+    @abstractmethod
+    def attend(self, queries: mx.array, scale: float, mask: Any, sinks: mx.array | None) -> mx.array: ...
 
 
 def attend_over_lanes(model: Any) -> bool:

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from mlxctl.worker.engine.blas import open_fast_blas
-
-open_fast_blas()
-
-import mlx.core as mx  # noqa: E402
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache  # noqa: E402
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
 
 class Kind(Enum):

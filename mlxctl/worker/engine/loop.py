@@ -63,7 +63,9 @@ class StepLoop:
 
     def step(self) -> list[Event]:
         """One turn; what it brought."""
-        self._admit()
+        if self._admit():
+            # told at once, before their prompts take their time
+            return self.outbox.take()
         if self.intake.reading and self.pace.prefill_due(streaming=bool(self.batch.rows)):
             # what is drawn goes out before reading takes its time
             self._settle()
@@ -91,16 +93,17 @@ class StepLoop:
 
     # joining
 
-    def _admit(self) -> None:
-        """Start to read the prompts of those whose turn it is, as far as there is room."""
+    def _admit(self) -> bool:
+        """Start to read the prompts of those whose turn it is, as far as there is room. False: of none."""
+        admitted = False
         for job in self.intake.in_order(self.clock()):
             if self.intake.is_full:
-                return
+                break
             if self.chains.should_wait(job, [prefill.job for prefill in self.intake.reading]):
                 continue
             if not self._reserve(job):
                 # those behind wait too, or a large request would never find room
-                return
+                break
             self.intake.waiting.remove(job)
             try:
                 prefill = Prefill(self.model, self.chains, job)
@@ -109,6 +112,8 @@ class StepLoop:
                 continue
             self.intake.reading.append(prefill)
             self.outbox.prefilled(prefill)
+            admitted = True
+        return admitted
 
     def _reserve(self, job: Job) -> bool:
         """Set rows and memory aside for a job, at the cost of less urgent rows where need be."""

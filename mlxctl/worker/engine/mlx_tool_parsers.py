@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
+
+from mlxctl.worker.engine.blas import open_fast_blas
 
 MlxToolParser = tuple[str, str, Callable[[str, Any], Any]]
 
 
+@cache
 def mlx_tool_parser(name: str) -> MlxToolParser:
     """The tags around a call, and the function of its text and the tools. Raises `ValueError` for an unknown name."""
+    open_fast_blas()  # mlx_lm imports mlx
     module_name = f"mlx_lm.tool_parsers.{name}"
     try:
         module = importlib.import_module(module_name)
