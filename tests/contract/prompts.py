@@ -11,7 +11,19 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mlxctl.assets import asset
 from mlxctl.control.template import check_template
 
-NAMES = ("chatml", "gemma", "generic", "harmony", "llama3", "mistral")
+NAMES = (
+    "chatml",
+    "codellama",
+    "deepseek",
+    "gemma",
+    "generic",
+    "harmony",
+    "llama3",
+    "mistral",
+    "phi4",
+    "phi4_mini",
+    "qwen",
+)
 TODAY = "2026-02-03"
 
 BUS = {
@@ -116,6 +128,43 @@ To call one, write its name and its arguments as JSON, in these tags:
 Bus at Elm?<|im_end|>
 """
 
+TOOLS_IN_TAGS = CHATML_TOOLS.removeprefix("<|im_start|>system\nBe brief.\n\n").split("<|im_end|>")[0]
+
+QWEN_TOOLS = f"""<|im_start|>system
+Be brief.
+
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{BUS_JSON}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call><|im_end|>
+<|im_start|>user
+Bus at Elm?<|im_end|>
+"""
+
+PHI_TOOLS = (
+    f"<|im_start|>system<|im_sep|>Be brief.\n\n{TOOLS_IN_TAGS}<|im_end|><|im_start|>user<|im_sep|>Bus at Elm?<|im_end|>"
+)
+
+PHI_MINI_TOOLS = f"<|system|>Be brief.<|tool|>[{json.dumps(BUS['function'])}]<|/tool|><|end|><|user|>Bus at Elm?<|end|>"
+
+CODELLAMA_TOOLS = f"<s>[INST] <<SYS>>\nBe brief.\n\n{TOOLS_IN_TAGS}\n<</SYS>>\n\nBus at Elm? [/INST]"
+
+DEEPSEEK_TOOLS = (
+    "<｜begin▁of▁sentence｜>Be brief.\n\n## Tools\n\nYou can call functions. Each is described by one line of JSON:\n\n"
+    f"{BUS_JSON}\n\nTo call one, write exactly this:\n"
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>function-name\n```json\n"
+    "args-json-object\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜User｜>Bus at Elm?"
+)
+
 LLAMA_TOOLS = (
     "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nEnvironment: ipython\n\n"
     "You can call functions. To call one, answer with nothing but JSON of this form:\n"
@@ -175,6 +224,74 @@ PROMPTS: dict[str, dict[str, str]] = {
             f"{CHATML_TOOLS}<|im_start|>assistant\n<think>\nLook it up.\n</think>\n\n"
             '<tool_call>\n{"name": "next_bus", "arguments": {"stop": "Elm"}}\n</tool_call><|im_end|>\n'
             '<|im_start|>user\n<tool_response>\n{"at": "10:15"}\n</tool_response><|im_end|>\n<|im_start|>assistant\n'
+        ),
+    },
+    "qwen": {
+        "plain": "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n",
+        "system": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n",
+        "turns": (
+            "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+            "<|im_start|>user\nBye.<|im_end|>\n<|im_start|>assistant\n"
+        ),
+        "tools": f"{QWEN_TOOLS}<|im_start|>assistant\n",
+        "result": (
+            f"{QWEN_TOOLS}<|im_start|>assistant\n<think>\nLook it up.\n</think>\n\n"
+            '<tool_call>\n{"name": "next_bus", "arguments": {"stop": "Elm"}}\n</tool_call><|im_end|>\n'
+            '<|im_start|>user\n<tool_response>\n{"at": "10:15"}\n</tool_response><|im_end|>\n<|im_start|>assistant\n'
+        ),
+    },
+    "phi4": {
+        "plain": "<|im_start|>user<|im_sep|>Hi.<|im_end|><|im_start|>assistant<|im_sep|>",
+        "system": (
+            "<|im_start|>system<|im_sep|>Be brief.<|im_end|><|im_start|>user<|im_sep|>Hi.<|im_end|>"
+            "<|im_start|>assistant<|im_sep|>"
+        ),
+        "turns": (
+            "<|im_start|>user<|im_sep|>Hi.<|im_end|><|im_start|>assistant<|im_sep|>Hello.<|im_end|>"
+            "<|im_start|>user<|im_sep|>Bye.<|im_end|><|im_start|>assistant<|im_sep|>"
+        ),
+        "tools": f"{PHI_TOOLS}<|im_start|>assistant<|im_sep|>",
+        "result": (
+            f"{PHI_TOOLS}<|im_start|>assistant<|im_sep|>"
+            '<tool_call>\n{"name": "next_bus", "arguments": {"stop": "Elm"}}\n</tool_call><|im_end|>'
+            '<|im_start|>user<|im_sep|><tool_response>\n{"at": "10:15"}\n</tool_response><|im_end|>'
+            "<|im_start|>assistant<|im_sep|>"
+        ),
+    },
+    "phi4_mini": {
+        "plain": "<|user|>Hi.<|end|><|assistant|>",
+        "system": "<|system|>Be brief.<|end|><|user|>Hi.<|end|><|assistant|>",
+        "turns": "<|user|>Hi.<|end|><|assistant|>Hello.<|end|><|user|>Bye.<|end|><|assistant|>",
+        "tools": f"{PHI_MINI_TOOLS}<|assistant|>",
+        "result": (
+            PHI_MINI_TOOLS
+            + '<|assistant|><|tool_call|>[{"name": "next_bus", "arguments": {"stop": "Elm"}}]<|/tool_call|><|end|>'
+            '<|tool|>{"at": "10:15"}<|end|><|assistant|>'
+        ),
+    },
+    "codellama": {
+        "plain": "<s>[INST] Hi. [/INST]",
+        "system": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi. [/INST]",
+        "turns": "<s>[INST] Hi. [/INST] Hello. </s><s>[INST] Bye. [/INST]",
+        "tools": CODELLAMA_TOOLS,
+        "result": (
+            f"{CODELLAMA_TOOLS} "
+            '<tool_call>\n{"name": "next_bus", "arguments": {"stop": "Elm"}}\n</tool_call> </s>'
+            '<s>[INST] <tool_response>\n{"at": "10:15"}\n</tool_response> [/INST]'
+        ),
+    },
+    "deepseek": {
+        "plain": "<｜begin▁of▁sentence｜><｜User｜>Hi.<｜Assistant｜>",
+        "system": "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi.<｜Assistant｜>",
+        "turns": (
+            "<｜begin▁of▁sentence｜><｜User｜>Hi.<｜Assistant｜>Hello.<｜end▁of▁sentence｜><｜User｜>Bye.<｜Assistant｜>"
+        ),
+        "tools": f"{DEEPSEEK_TOOLS}<｜Assistant｜>",
+        "result": (
+            f"{DEEPSEEK_TOOLS}<｜Assistant｜>"
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>next_bus\n```json\n"
+            '{"stop": "Elm"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>'
+            '<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>{"at": "10:15"}<｜tool▁output▁end｜><｜tool▁outputs▁end｜>'
         ),
     },
     "llama3": {

@@ -40,12 +40,15 @@ def test_prompt(name: str, story: str) -> None:
     assert render(name, messages, tools) == PROMPTS[name][story]
 
 
+ENDS = ("Hello.", "<|end|>", "<|im_end|>", "<|eot_id|>", "</s>", "<end_of_turn>", "<｜end▁of▁sentence｜>")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_generation_prompt_the_conversation_just_ends(name: str) -> None:
     shown = render(name, TURNS[:2], add_generation_prompt=False)
     whole = render(name, TURNS[:2])
     assert whole.startswith(shown)
-    assert shown.rstrip().endswith(("Hello.", "<|end|>", "<|im_end|>", "<|eot_id|>", "</s>", "<end_of_turn>"))
+    assert shown.rstrip().endswith(ENDS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,14 +68,55 @@ def test_text_beyond_ascii_and_markup_is_not_escaped(name: str) -> None:
     assert "Grüße, <b>'Zoë'</b> & 日本" in render(name, [said("user", "Grüße, <b>'Zoë'</b> & 日本")])
 
 
+@pytest.mark.parametrize("name", ["chatml", "qwen"])
 @pytest.mark.parametrize(("thinking", "end"), [(False, "assistant\n<think>\n\n</think>\n\n"), (True, "assistant\n")])
-def test_chatml_can_end_the_thinking_before_it_begins(thinking: bool, end: str) -> None:
-    assert render("chatml", PLAIN, enable_thinking=thinking) == f"<|im_start|>user\nHi.<|im_end|>\n<|im_start|>{end}"
+def test_the_thinking_can_be_ended_before_it_begins(name: str, thinking: bool, end: str) -> None:
+    assert render(name, PLAIN, enable_thinking=thinking) == f"<|im_start|>user\nHi.<|im_end|>\n<|im_start|>{end}"
 
 
-def test_chatml_results_that_follow_each_other_share_a_turn() -> None:
+@pytest.mark.parametrize(
+    ("thinking", "end"), [(True, "<think>\n"), (False, "<think>\n\n</think>\n\n"), (None, ""), ("", "")]
+)
+def test_deepseek_opens_or_ends_the_thinking_when_told_to(thinking: bool | str | None, end: str) -> None:
+    told = render("deepseek", PLAIN, enable_thinking=thinking)
+    assert told == f"<｜begin▁of▁sentence｜><｜User｜>Hi.<｜Assistant｜>{end}"
+
+
+@pytest.mark.parametrize(("name", "before"), [("qwen", "<|im_start|>assistant\n"), ("deepseek", "<｜Assistant｜>")])
+def test_thoughts_within_an_earlier_answer_are_left_out(name: str, before: str) -> None:
+    told = render(name, [*PLAIN, said("assistant", "<think>A greeting.</think>\n\nHello."), said("user", "Bye.")])
+    assert f"{before}Hello.<" in told
+    assert "greeting" not in told
+
+
+def test_deepseek_puts_results_that_follow_each_other_in_one_block_and_answers_behind_it() -> None:
+    calls = said("assistant", "", tool_calls=[called({}, "a"), called({}, "b")])
+    told = render("deepseek", [*PLAIN, calls, said("tool", "1"), said("tool", "2"), said("assistant", "Both.")], [BUS])
+    call = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>next_bus\n```json\n{}\n```<｜tool▁call▁end｜>"
+    assert told.endswith(
+        f"<｜User｜>Hi.<｜Assistant｜><｜tool▁calls▁begin｜>{call}\n{call}<｜tool▁calls▁end｜><｜end▁of▁sentence｜>"
+        "<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>1<｜tool▁output▁end｜>"
+        "<｜tool▁output▁begin｜>2<｜tool▁output▁end｜><｜tool▁outputs▁end｜>Both.<｜end▁of▁sentence｜><｜Assistant｜>"
+    )
+
+
+def test_codellama_begins_each_question_anew_and_says_the_system_once() -> None:
+    told = render("codellama", [said("system", "Be brief."), *TURNS])
+    assert told == ("<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi. [/INST] Hello. </s><s>[INST] Bye. [/INST]")
+
+
+def test_phi_mini_has_several_calls_in_one_list() -> None:
+    calls = said("assistant", "Two.", tool_calls=[called({}, "a"), called({}, "b")])
+    assert render("phi4_mini", [*PLAIN, calls], [BUS, BUS]).endswith(
+        '<|assistant|>Two.<|tool_call|>[{"name": "next_bus", "arguments": {}}, '
+        '{"name": "next_bus", "arguments": {}}]<|/tool_call|><|end|><|assistant|>'
+    )
+
+
+@pytest.mark.parametrize("name", ["chatml", "qwen"])
+def test_chatml_results_that_follow_each_other_share_a_turn(name: str) -> None:
     calls = said("assistant", "Two.", tool_calls=[called({"stop": "Elm"}, "a"), called({"stop": "Oak"}, "b")])
-    told = render("chatml", [*PLAIN, calls, said("tool", "1"), said("tool", "2")], [BUS])
+    told = render(name, [*PLAIN, calls, said("tool", "1"), said("tool", "2")], [BUS])
     assert told.endswith(
         '<|im_start|>assistant\nTwo.\n<tool_call>\n{"name": "next_bus", "arguments": {"stop": "Elm"}}\n</tool_call>\n'
         '<tool_call>\n{"name": "next_bus", "arguments": {"stop": "Oak"}}\n</tool_call><|im_end|>\n'
@@ -105,7 +149,10 @@ def test_the_tokenizers_own_first_token_is_used_once(name: str, token: str) -> N
     assert told.startswith("<first>") and told.count("<first>") == 1
 
 
-PARSERS = {"chatml": "json_tools", "generic": "json_tools", "mistral": "mistral"}
+PARSERS = {
+    **dict.fromkeys(("chatml", "codellama", "generic", "phi4", "qwen"), "json_tools"),
+    "mistral": "mistral",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
