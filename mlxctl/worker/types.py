@@ -52,6 +52,11 @@ class Matcher(Protocol):
     @property
     def is_done(self) -> bool: ...
 
+    @property
+    def error(self) -> str:
+        """Why the grammar cannot go on, when it broke off; empty otherwise."""
+        ...
+
 
 class Grammar(Protocol):
     """A compiled grammar; each choice of a request gets a matcher of its own."""

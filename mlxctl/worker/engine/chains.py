@@ -9,8 +9,9 @@ from mlxctl.worker.engine.capture import capture, restore
 from mlxctl.worker.engine.layout import Layout, new_caches
 from mlxctl.worker.engine.sequence import Job, Sequence
 from mlxctl.worker.kv.blocks import BlockStore
-from mlxctl.worker.scheduler.line import waits_for
 
+LEAST_GAIN = 16
+"""Tokens for which it is worth to stop, or to wait for another who reads them."""
 SNAPSHOT_TOKENS = 1024
 """A model with recurrent state can be restored only where its state was kept: this often, and at a prompt's end."""
 
@@ -22,16 +23,21 @@ class Chains:
         self.model, self.layout = model, layout
         self.store = store if layout.divisible else None
 
-    def hashes(self, job: Job) -> list[bytes]:
-        return self.store.chain_hashes(job.tokens, job.generation.salt) if self.store else []
+    def stops(self, job: Job, done: int) -> list[int]:
+        """Where reading a job's prompt should pause, to keep what others will want to go on from: where the prompt
+        parts from what is sealed, and where a recurrent state is kept.
+        """
+        if self.store is None:
+            return []
+        parting = self.store.common_length(job.tokens, job.target, job.generation.salt)
+        stops = [parting] if parting - done >= LEAST_GAIN else []
+        if self.layout.has_state:
+            stops += range(SNAPSHOT_TOKENS, job.target, SNAPSHOT_TOKENS)
+            stops.append(job.target - job.target % self.store.block_tokens)
+        return sorted(stop for stop in set(stops) if stop > done)
 
-    def should_wait(self, job: Job, reading: Several[Job]) -> bool:
-        """Whether somebody is reading this job's beginning just now: waiting is cheaper than reading it twice."""
-        others = [other.hashes for other in reading if other.generation.salt == job.generation.salt]
-        if self.store is None or not others or not job.hashes:
-            return False
-        known = self.store.known_length(job.tokens, job.target, job.generation.salt) // self.store.block_tokens
-        return waits_for(job.hashes, known, others)
+    def known_length(self, job: Job) -> int:
+        return self.store.known_length(job.tokens, job.target, job.generation.salt) if self.store else job.target
 
     def restore(self, job: Job) -> tuple[list[Any], int]:
         """Caches that hold the longest known beginning of the job's tokens, and its length. The job's first sequence
@@ -54,18 +60,6 @@ class Chains:
             row.lease, row.sealed = block, block.end
         return caches, match.length
 
-    def chunk_end(self, done: int, tokens: int, target: int) -> int:
-        """Where a chunk of `tokens` tokens ends: earlier, where the state has to be kept."""
-        end = min(done + tokens, target)
-        if self.store is None or not self.layout.has_state:
-            return end
-        stops = [(done // SNAPSHOT_TOKENS + 1) * SNAPSHOT_TOKENS, self._last_block(target)]
-        return min([end, *(stop for stop in stops if done < stop < end)])
-
-    def is_snapshot(self, done: int, target: int) -> bool:
-        """Whether a prompt of `target` tokens keeps its state after `done` of them."""
-        return self.layout.has_state and (done % SNAPSHOT_TOKENS == 0 or done == self._last_block(target))
-
     def seal(self, row: Sequence, caches: Several[Any], held: int, *, snapshot: bool = False) -> None:
         """Seal the full blocks of a row whose caches stand after `held` tokens; `snapshot`: with the state there."""
         if self.store is None:
@@ -80,6 +74,18 @@ class Chains:
         if self.store is not None and row.sealing and row.sealed < held:
             self._seal_next(row, caches, held, state=True)
 
+    def seal_branch(self, row: Sequence, caches: Several[Any], held: int) -> None:
+        """Keep a row's last block as far as it goes, for others to go on from; the row itself goes on below."""
+        self.seal(row, caches, held, snapshot=True)
+        if self.store is None or not row.sealing or row.sealed == held:
+            return
+        payload = capture(self.layout, caches, row.sealed, held, state=True)
+        if payload is None:
+            return
+        block = self.store.seal(row.lease, row.tokens[row.sealed : held], payload, row.generation.salt)
+        if block is not None:
+            self.store.release(block)
+
     def share(self, source: Sequence, row: Sequence) -> None:
         """Let `row`, which continues the same tokens, hold the same chain."""
         if self.store is not None and source.lease is not None:
@@ -90,9 +96,6 @@ class Chains:
         if self.store is not None and row.lease is not None:
             self.store.release(row.lease)
         row.lease = None
-
-    def _last_block(self, target: int) -> int:
-        return target - target % self.store.block_tokens if self.store else 0
 
     def _seal_next(self, row: Sequence, caches: Several[Any], end: int, *, state: bool) -> None:
         if self.store is None:

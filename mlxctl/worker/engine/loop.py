@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Several
 from typing import Any, Literal
 
 from mlxctl.worker.config import EngineConfig
@@ -53,7 +54,8 @@ class StepLoop:
 
     def submit(self, generation: Generation) -> None:
         now, number = self.clock(), self._next_number()
-        self._wait(Job([Sequence.of(generation, index, now, number) for index in range(generation.n)]))
+        sequences = [Sequence.of(generation, index, now, number) for index in range(generation.n)]
+        self.intake.waiting.append(Job(sequences))
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End one choice or all of a request's, wherever they are. Told by the events of the next step."""
@@ -99,7 +101,7 @@ class StepLoop:
         for job in self.intake.in_order(self.clock()):
             if self.intake.is_full:
                 break
-            if self.chains.should_wait(job, [prefill.job for prefill in self.intake.reading]):
+            if any(prefill.is_worth_waiting_for(job) for prefill in self.intake.reading):
                 continue
             if not self._reserve(job):
                 # those behind wait too, or a large request would never find room
@@ -108,7 +110,7 @@ class StepLoop:
             try:
                 prefill = Prefill(self.model, self.chains, job)
             except MODEL_ERRORS as error:
-                self._fail_job(job, error)
+                self._fail(job.sequences, error)
                 continue
             self.intake.reading.append(prefill)
             self.outbox.prefilled(prefill)
@@ -134,12 +136,8 @@ class StepLoop:
     def _preempt(self, row: Sequence) -> None:
         """Take a row out of the batch: what it has goes to the block store, and it waits where it stood in line."""
         self._leave_batch(row)
-        self._wait(Job([row], resumed=True))
+        self.intake.waiting.append(Job([row], resumed=True))
         self.outbox.counts.preemptions += 1
-
-    def _wait(self, job: Job) -> None:
-        job.hashes = self.chains.hashes(job)
-        self.intake.waiting.append(job)
 
     def _read_prompts(self) -> None:
         """Read chunks, of one prompt or of several, for as long as the streams can wait. A prompt read to its end joins
@@ -174,7 +172,7 @@ class StepLoop:
         except MODEL_ERRORS as error:
             self.intake.reading.remove(prefill)
             prefill.abandon()
-            self._fail_job(prefill.job, error)
+            self._fail(prefill.job.sequences, error)
             return
         if count:
             self.last_progress_s = self.clock()
@@ -230,6 +228,9 @@ class StepLoop:
         self.pace.step_took(now - max(self._launched_s, self.last_progress_s))
         self.last_progress_s = now
         for row, token, logprobs in taken:
+            if row.ended:
+                # another choice of its request has just failed
+                continue
             self._take(row, token, logprobs)
             if not row.ended and row.sealing and row.cached - row.sealed >= self.config.block_tokens:
                 self.chains.seal(row, self.batch.decoder.extract(row), row.cached)
@@ -237,11 +238,16 @@ class StepLoop:
     def _take(self, row: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
         row.tokens.append(token)
         self.outbox.counts.drawn_tokens += 1
-        if token in row.generation.stop_tokens:
+        is_stop, matcher = token in row.generation.stop_tokens, row.matcher
+        if matcher is not None and (matcher.error or (not is_stop and not matcher.accept(token))):
+            self._take_out(row)
+            self._fail([row], RuntimeError(f"the grammar broke off: {matcher.error or 'no token goes on'}"))
+            return
+        if is_stop:
             self._end(row, "stop", token)
             return
         self.outbox.drawn(row, token, logprobs)
-        if row.matcher is not None and (not row.matcher.accept(token) or row.matcher.is_done):
+        if matcher is not None and matcher.is_done:
             self._end(row, "stop")
         elif row.num_drawn >= row.generation.max_tokens or len(row.tokens) >= self.context_length:
             self._end(row, "length")
@@ -249,12 +255,16 @@ class StepLoop:
     # leaving
 
     def _end(self, row: Sequence, reason: Literal["stop", "length", "aborted"], stop_token: int | None = None) -> None:
+        self._take_out(row)
+        self.outbox.ended(row, reason, stop_token)
+
+    def _take_out(self, row: Sequence) -> None:
+        row.ended = True
         if row in self.batch.rows:
             self._leave_batch(row)
         else:
             self.intake.drop(row)
             self._free(row)
-        self.outbox.ended(row, reason, stop_token)
 
     def _leave_batch(self, row: Sequence) -> None:
         self.chains.seal_tail(row, self.batch.decoder.extract(row), row.cached)
@@ -266,13 +276,12 @@ class StepLoop:
         self.ledger.release(row.reserved)
         row.reserved = 0
 
-    def _fail_job(self, job: Job, error: BaseException) -> None:
-        """The request is over, also for those of its choices that are in the batch already."""
-        request_id = job.generation.request_id
-        for row in [row for row in self.batch.rows if row.generation.request_id == request_id]:
-            self._leave_batch(row)
-            row.ended = True
-        for row in job.sequences:
+    def _fail(self, sequences: Several[Sequence], error: BaseException) -> None:
+        """A request is over: `sequences`, which are in no list any more, and its other choices wherever they are."""
+        request_id = sequences[0].generation.request_id
+        for row in [row for row in self._everyone() if row.generation.request_id == request_id]:
+            self._take_out(row)
+        for row in sequences:
             self._free(row)
             row.ended = True
         self.outbox.failed(request_id, error)

@@ -52,7 +52,6 @@ class Outbox:
         self._events.append(Drawn(row.generation.request_id, row.index, token, logprobs))
 
     def ended(self, row: Sequence, reason: Literal["stop", "length", "aborted"], stop_token: int | None) -> None:
-        row.ended = True
         if reason == "aborted":
             self.counts.aborted += 1
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mlxctl.worker.types import Generation, Matcher, Priority, Sampling
@@ -80,8 +80,6 @@ class Job:
     """Sequences with the same tokens so far, waiting for their cache: a new request's choices, or one preempted row."""
 
     sequences: list[Sequence]
-    hashes: list[bytes] = field(default_factory=list)
-    """The chain of the tokens' full blocks, by which jobs with a common beginning are told."""
     resumed: bool = False
 
     @property

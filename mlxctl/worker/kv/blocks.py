@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxctl.worker.kv.chain import ROOT, Digest, DigestFunction, block_digest, chain_digests
+from mlxctl.worker.kv.chain import ROOT, DigestFunction, block_digest
 from mlxctl.worker.kv.eviction import Eviction, Ledger
 from mlxctl.worker.kv.integrity import IntegrityError, check
-from mlxctl.worker.kv.tree import Block, Node, Payload, Shape, Tokens, restorable_chain
+from mlxctl.worker.kv.tree import Block, Node, Payload, Shape, Tokens, common_length, restorable_chain
 
 __all__ = ["Block", "BlockStore", "Counters", "IntegrityError", "Match", "Payload"]
 
@@ -120,9 +120,10 @@ class BlockStore:
         chain = self._find(tuple(tokens[: max(limit, 0)]), salt)
         return chain[-1].end if chain else 0
 
-    def chain_hashes(self, tokens: Sequence[int], salt: str = "") -> list[Digest]:
-        """A digest per full block: two prompts share k blocks if and only if their first k digests are equal."""
-        return chain_digests(tuple(tokens), self._shape.block_tokens, salt, self._revision, self._digest)
+    def common_length(self, tokens: Sequence[int], limit: int, salt: str = "") -> int:
+        """How many of at most `limit` tokens a chain begins with, also in mid-block: where the next one will part."""
+        root = self._roots.get(salt)
+        return common_length(root, tuple(tokens[: max(limit, 0)]), self._shape) if root else 0
 
     def seal(self, parent: Block | None, tokens: Sequence[int], payload: Payload, salt: str = "") -> Block | None:
         """Put a block below `parent` (None: at the start) and hold it for the caller.

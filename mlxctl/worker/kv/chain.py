@@ -23,15 +23,3 @@ def block_digest(parent: Digest, tokens: Sequence[int], salt: str, revision: str
     names = [name.encode("utf-8", "surrogatepass") for name in (salt, revision)]
     lengths = array("q", (len(tokens), *(len(name) for name in names)))
     return blake2b(b"".join((parent, lengths, array("q", tokens), *names)), digest_size=DIGEST_BYTES).digest()
-
-
-def chain_digests(
-    tokens: Sequence[int], block_tokens: int, salt: str, revision: str, digest: DigestFunction = block_digest
-) -> list[Digest]:
-    """One digest for each full block of `tokens`, from the first on; a shorter rest has none."""
-    digests: list[Digest] = []
-    parent = ROOT
-    for end in range(block_tokens, len(tokens) + 1, block_tokens):
-        parent = digest(parent, tokens[end - block_tokens : end], salt, revision)
-        digests.append(parent)
-    return digests

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from mlxctl.worker.kv.chain import Digest
@@ -187,3 +188,23 @@ def tails_within(node: Node, rest: Tokens, block_tokens: int) -> Iterator[Block]
         tail = node.tails.get(rest[:length])
         if tail is not None:
             yield tail
+
+
+MOST_COMPARED = 64
+"""Of the chains that go on from one place, so many are looked at for where a prompt parts from them."""
+
+
+def common_length(root: Node, tokens: Tokens, shape: Shape) -> int:
+    """How many of `tokens` some sealed chain begins with, to the token; it need not be restorable there."""
+    node, end = root, 0
+    while (block := node.children.get(tokens[end : end + shape.block_tokens])) is not None:
+        node, end = block, block.end
+    rest = tokens[end : end + shape.block_tokens]
+    others = islice(node.successors(), MOST_COMPARED)
+    return end + max((agreeing(rest, other.tokens) for other in others), default=0)
+
+
+def agreeing(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two prompts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -61,21 +61,3 @@ def next_to_read(jobs: Sequence[tuple[W, int]], turn: int, now_s: float, ageing_
         return min(peers, key=lambda pair: pair[0].number)[0]
     return min(peers, key=lambda pair: (pair[1], pair[0].number))[0]
 
-
-def waits_for(
-    hashes: Sequence[bytes], known_blocks: int, others: Iterable[Sequence[bytes]], least_gain: int = 2
-) -> bool:
-    """Whether one of `others`, which are being read, will bring at least `least_gain` more blocks of this prompt."""
-    return any(common_blocks(hashes, other) >= known_blocks + least_gain for other in others)
-
-
-def common_blocks(one: Sequence[bytes], other: Sequence[bytes]) -> int:
-    """Full blocks that two prompts share; a digest stands for the whole chain up to it."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[middle - 1] == other[middle - 1]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

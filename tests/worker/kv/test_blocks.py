@@ -88,14 +88,34 @@ def test_tenants_do_not_see_each_other(mine, yours):
     keep(blocks, "aaaabb", salt=yours)
     assert (known(blocks, "aaaabb", salt=mine), blocks.blocks, blocks.counters.shared) == (6, 4, 0)
     assert blocks.match(ids("aaaabb"), 6, yours).blocks[0].payload.full == (yours, "aaaa")
-    assert set(blocks.chain_hashes(ids("aaaa"), mine)).isdisjoint(blocks.chain_hashes(ids("aaaa"), yours))
+    assert seal(blocks, "aaaa", salt=mine).digest != seal(blocks, "aaaa", salt=yours).digest
 
 
 def test_the_model_is_part_of_every_digest():
     one, other = store(revision="one"), store(revision="other")
-    assert one.chain_hashes(ids("aaaabbbb")) != other.chain_hashes(ids("aaaabbbb"))
-    assert seal(one, "aaaabbbb").digest == one.chain_hashes(ids("aaaabbbbcc"))[-1]
-    assert seal(one, "aaaabbbb").parent.digest == one.chain_hashes(ids("aaaabbbb"))[0]
+    assert seal(one, "aaaabbbb").digest != seal(other, "aaaabbbb").digest
+    assert seal(one, "aaaabbbb").parent.digest != seal(other, "aaaabbbb").parent.digest
+
+
+@pytest.mark.parametrize(
+    ("prompt", "limit", "agreed"),
+    [
+        ("aaaabbbbcc", 99, 10),
+        ("aaaabbbbcx", 99, 9),
+        ("aaaabbxx", 99, 6),
+        ("aaaabbyy", 99, 7),
+        ("aaaabbbb", 5, 5),
+        ("aaxx", 99, 2),
+        ("xaaa", 99, 0),
+        ("", 99, 0),
+    ],
+)
+def test_where_a_prompt_parts_from_what_is_sealed_is_known_to_the_token(prompt, limit, agreed):
+    blocks = store()
+    keep(blocks, "aaaabbbbcc")
+    keep(blocks, "aaaabby")
+    assert blocks.common_length(ids(prompt), limit) == agreed
+    assert blocks.common_length(ids(prompt), limit, "another tenant") == 0
 
 
 KINDS = {

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxctl.worker.kv.chain import DIGEST_BYTES, ROOT, block_digest, chain_digests
+from mlxctl.worker.kv.chain import DIGEST_BYTES, ROOT, block_digest
 
 TOKENS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6).map(tuple)
 PARTS = st.tuples(st.binary(min_size=16, max_size=16), TOKENS, st.text(max_size=3), st.text(max_size=3))
@@ -43,30 +43,3 @@ def test_a_lone_surrogate_in_a_salt_has_a_digest():
 def test_an_id_over_64_bits_is_refused():
     with pytest.raises(OverflowError):
         block_digest(ROOT, (2**63,), "", "")
-
-
-@pytest.mark.parametrize(("length", "blocks"), [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (12, 3)])
-def test_only_full_blocks_have_a_digest(length, blocks):
-    assert len(chain_digests(tuple(range(length)), 4, "", "")) == blocks
-
-
-@given(st.lists(st.integers(0, 1), max_size=12), st.lists(st.integers(0, 1), max_size=12))
-def test_prompts_share_as_many_blocks_as_they_have_equal_digests(one, other):
-    equal = sum(
-        a == b for a, b in zip(chain_digests(one, 2, "s", "r"), chain_digests(other, 2, "s", "r"), strict=False)
-    )
-    shared = 0
-    while one[shared : shared + 2] == other[shared : shared + 2] and shared + 2 <= min(len(one), len(other)):
-        shared += 2
-    assert equal == shared // 2
-
-
-def test_a_digest_of_ones_own_is_used_and_chained():
-    seen = []
-
-    def numbered(parent, tokens, salt, revision):
-        seen.append((parent, tuple(tokens), salt, revision))
-        return bytes([len(seen)] * 16)
-
-    assert chain_digests((1, 2, 3, 4, 5), 2, "s", "r", numbered) == [b"\1" * 16, b"\2" * 16]
-    assert seen == [(ROOT, (1, 2), "s", "r"), (b"\1" * 16, (3, 4), "s", "r")]
