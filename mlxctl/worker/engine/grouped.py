@@ -120,7 +120,6 @@ class GroupedDecoder:
         return rebuild(self._template, iter(found))
 
     def forward(self, tokens: mx.array) -> mx.array:
-        self._move_grown_rows()
         self._order_states()
         self.offsets = mx.array([length for group in self.groups for length in group.lengths])
         for group in self.groups:
@@ -128,6 +127,8 @@ class GroupedDecoder:
         logits: mx.array = self.model(tokens[:, None], cache=self._caches)[:, -1]
         for group in self.groups:
             group.end_step()
+        # not before the step: tokens came, and logits go, in the order in which the rows stood then
+        self._move_grown_rows()
         return logits
 
     def _group_of(self, row: Any) -> LaneGroup:
@@ -184,7 +185,7 @@ class GroupedDecoder:
         """Bring the batch's states into the order of the rows, with those who joined and without those who left."""
         rows = self.rows
         known = {id(row): place for place, row in enumerate(self._state_rows)}
-        if not self.layout.has_state or [id(row) for row in rows] == list(known):
+        if not self.layout.has_state or (not self._states and [id(row) for row in rows] == list(known)):
             return
         for number, state in enumerate(self._batch_states()):
             for part in range(len(state.cache)):

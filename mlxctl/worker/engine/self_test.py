@@ -16,8 +16,8 @@ from mlxctl.worker.engine.layout import Layout, arrays_of, new_caches
 from mlxctl.worker.errors import MODEL_ERRORS
 from mlxctl.worker.kv.blocks import BlockStore
 
-PROMPT_LENGTHS = (37, 5, 1, 18)
-STEPS = 6
+PROMPT_LENGTHS = (21, 1, 9)
+STEPS = 4
 BLOCK_TOKENS = 8
 TOLERANCE_FLOAT32, TOLERANCE_HALF = 5e-3, 0.12
 """Root mean square of the difference in logits, in standard deviations of the logits. Half precision rounds otherwise

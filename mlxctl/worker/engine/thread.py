@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOADING_RETRY_S, DRAINING_RETRY_S = 5, 30
 MOST_FAILURES = 3
 """Steps that may fail in a row before the engine gives up: then something is wrong with more than one request."""
-TRIM_STEPS = 256
+TRIM_STEPS, WEIGH_STEPS = 256, 8
 log = logging.getLogger(__name__)
 
 Phase = Literal["loading", "ready", "draining", "failed", "stopped"]
@@ -56,6 +56,7 @@ class EngineThread:
         self._phase: Phase = "loading"
         self._loaded = threading.Event()
         self._engine: Loaded | None = None
+        self._kv_bytes = 0
         self.error = ""
         # not a daemon: MLX objects must be freed on the thread that made them, before the interpreter ends
         self._thread = threading.Thread(target=self._run, name="engine")
@@ -83,7 +84,7 @@ class EngineThread:
     def submit(self, generation: Generation) -> None:
         engine = self._ready_engine()
         _check_size(generation, engine, self.config)
-        waiting = len(engine.loop.intake.waiting) + sum(isinstance(mail, Submit) for mail in list(self._mail))
+        waiting = len(engine.loop.intake.waiting) + len(self._mail)
         if waiting >= self.config.max_queue:
             raise QueueFull(
                 f"{waiting} requests are waiting, and that is as many as may",
@@ -124,7 +125,7 @@ class EngineThread:
             cache_bytes=store.bytes if store else 0,
             cache_budget_bytes=store.budget_bytes if store else 0,
             cache_blocks=store.blocks if store else 0,
-            kv_bytes=loop.batch.decoder.nbytes,
+            kv_bytes=self._kv_bytes,
             kv_reserved_bytes=loop.ledger.reserved,
             kv_budget_bytes=loop.ledger.budget,
             mlx_active_bytes=active_bytes(),
@@ -198,7 +199,10 @@ class EngineThread:
                     raise
             if events:
                 self._deliver(events)
-            if engine.loop.outbox.counts.steps % TRIM_STEPS == 0:
+            steps = engine.loop.outbox.counts.steps
+            if steps % WEIGH_STEPS == 0:
+                self._kv_bytes = engine.loop.batch.decoder.nbytes
+            if steps % TRIM_STEPS == 0:
                 engine.trim_spare()
         if engine is not None:
             self._deliver(engine.loop.fail(RuntimeError("the server has stopped")))
@@ -220,6 +224,7 @@ class EngineThread:
         if self.config.integrity and engine.store is not None:
             engine.store.check_integrity()
         engine.trim_spare()
+        self._kv_bytes = engine.loop.batch.decoder.nbytes
         with self._wake:
             self._wake.wait_for(lambda: bool(self._mail) or self._stopping)
 
