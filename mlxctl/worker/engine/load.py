@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlxctl.worker.engine.loop import StepLoop
 from mlxctl.worker.engine.machine import memory_for_models, trim_spare
 from mlxctl.worker.engine.sampler import Sampler
 from mlxctl.worker.engine.self_test import Verdict, try_model
+from mlxctl.worker.folder import read_config
 from mlxctl.worker.kv.blocks import BlockStore
 from mlxctl.worker.scheduler.ledger import Ledger
 from mlxctl.worker.types import ModelFacts
@@ -41,7 +42,14 @@ def load(config: EngineConfig) -> Loaded:
     """Load, try and measure the model. Raises what mlx-lm raises for a folder that is none: `ValueError`, `OSError`…"""
     from mlx_lm.utils import load_adapters, load_model
 
-    model, described = load_model(config.model, trust_remote_code=config.trust_remote_code)
+    described = read_config(config.model)
+    if described.get("model_file") and not config.trust_remote_code:
+        raise ValueError(
+            f"the model brings code of its own ({described['model_file']}), which --trust-remote-code allows"
+        )
+    # mlx-lm before 0.32 ran such code without being asked, and has no word for it
+    words = {"trust_remote_code": config.trust_remote_code} if asks_before_it_runs(load_model) else {}
+    model, described = load_model(config.model, **words)
     if config.adapter is not None:
         model = load_adapters(model, str(config.adapter))
         model.eval()
@@ -49,6 +57,10 @@ def load(config: EngineConfig) -> Loaded:
     vocab_size = _vocab_size(model)
     verdict = try_model(model, layout, vocab_size, batching=config.batching)
     return _put_together(config, model, described, layout, vocab_size, verdict)
+
+
+def asks_before_it_runs(load_model: Any) -> bool:
+    return "trust_remote_code" in inspect.signature(load_model).parameters
 
 
 def _put_together(
@@ -142,11 +154,3 @@ def _vocab_size(model: Any) -> int:
     import mlx.core as mx
 
     return int(model(mx.array([[0]])).shape[-1])
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model's folder. Raises `ValueError` or `OSError`."""
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError(f"config.json in {folder} is no object")
-    return found
