@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlxctl.worker.config import EngineConfig
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlxctl.worker.engine.load import Loaded
 
 LOADING_RETRY_S, DRAINING_RETRY_S = 5, 30
+LEAVING_S = 1.0
 MOST_FAILURES = 3
 """Steps that may fail in a row before the engine gives up: then something is wrong with more than one request."""
 TRIM_STEPS, WEIGH_STEPS = 256, 8
@@ -76,6 +78,11 @@ class EngineThread:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        # Python before 3.13 joins before the thread has left the system: MLX still tidies up there, and would abort a
+        # process whose interpreter has ended meanwhile
+        until_s = time.monotonic() + LEAVING_S
+        while Path(f"/proc/self/task/{self._thread.native_id}").exists() and time.monotonic() < until_s:
+            time.sleep(0.001)
 
     @property
     def is_alive(self) -> bool:
