@@ -1,4 +1,4 @@
-"""`python -m bench [start|load|parallel]…`."""
+"""`python -m bench [start|load|parallel]…`, or `python -m bench worker [--help | option…]`, which takes longer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ BENCHES = {"start": start.main, "load": load.main, "parallel": parallel.main}
 
 
 def main(names: list[str]) -> int:
+    if names[:1] == ["worker"]:
+        from bench.worker.cli import main as worker
+
+        return worker(names[1:])
     unknown = set(names) - BENCHES.keys()
     if unknown:
-        print(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(BENCHES)}", file=sys.stderr)
+        print(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join([*BENCHES, 'worker'])}", file=sys.stderr)
         return 2
     for name in names or BENCHES:
         BENCHES[name]()
