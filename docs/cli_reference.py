@@ -30,7 +30,7 @@ PARTS = {
     CONTROL: "used now",
     GATEWAY: "read and shown; used once gateway sync and offload exist",
     ROUTER: "read and shown; used once `serve` exists",
-    WORKER: "read and shown; used once mlxctl has a server of its own",
+    WORKER: "used by `mlxctl worker`, however it is started",
     CLIENT: "read and shown; used once the client exists",
 }
 SECTIONS = {
@@ -93,7 +93,8 @@ def command_lines(words: str, command: Any) -> Iterator[str]:
 
 def flag_row(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in option.opts)
-    kind = "" if option.is_flag else f" {option.type_descriptor.annotation.__name__.upper()}".replace(" STR", " TEXT")
+    kind = "" if option.is_flag else f" {option.type_descriptor.annotation.__name__.upper()}"
+    kind = re.sub(" (STR|LIST)$", " TEXT", kind)
     default = "" if option.is_flag or option.default is None else f"`{option.default}`"
     span = [str(bound) for bound in (option.min, option.max) if bound is not None]
     bounds = f" ({' to '.join(span)})" if len(span) == 2 else f" (at least {span[0]})" if span else ""
@@ -143,19 +144,19 @@ def setting_row(entry: Field[Any]) -> str:
     facts = entry.metadata
     variables = ", ".join(f"`{name}`" for name in facts["env"])
     meaning = facts["meaning"] + ("; shown as `********`" if facts["secret"] else "")
-    meaning += "; not used yet" if facts["part"] == CONTROL and not is_used(entry.name) else ""
+    meaning += "; not used yet" if facts["part"] in (CONTROL, WORKER) and not is_used(entry.name) else ""
     return f"| `{entry.name}` | {variables} | {facts['kind']} | {default_of(entry.name)} | {cell(meaning)} |"
 
 
 def is_used(name: str) -> bool:
-    """Whether the control plane or the command line reads the setting, or another setting's default stands on it."""
+    """Whether the control plane, the worker or the command line reads it, or another setting's default stands on it."""
     based_on = f'"{name}"' in inspect.getsource(settings_table)
     return based_on or any(re.search(rf"\bsettings\.{name}\b", text) for text in _sources())
 
 
 @functools.cache
 def _sources() -> tuple[str, ...]:
-    files = [path for room in ("control", "ui") for path in sorted((PACKAGE / room).rglob("*.py"))]
+    files = [path for room in ("control", "worker", "ui") for path in sorted((PACKAGE / room).rglob("*.py"))]
     return tuple(path.read_text(encoding="utf-8") for path in files)
 
 

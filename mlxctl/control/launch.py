@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from mlxctl.core.registry import ModelEntry
 AUTO, WORKER, MLX_LM, MLX_OPENAI_SERVER, COMMAND = "auto", "worker", "mlx-lm", "mlx-openai-server", "command"
 ENGINES = (AUTO, WORKER, MLX_LM, MLX_OPENAI_SERVER, COMMAND)
 HOMEBREW_UV = "/opt/homebrew/bin/uv"
+
+OWN_PYTHON = {WORKER: (sys.executable, "-m", "mlxctl", "worker"), MLX_LM: (sys.executable, "-m", "mlx_lm", "server")}
+"""Engines that are modules of the Python that runs us."""
 
 REQUEST_MODEL = {MLX_LM: "default_model"}
 """What an engine wants as `model` in a request, where that is not the model's id.
@@ -53,20 +57,13 @@ def choose_engine(
     port_range: str,
     settings: Settings,
     which: Callable[[str], str | None],
-    *,
-    harmony: bool = False,
 ) -> Engine:
-    """The engine by flag, entry or setting; `auto` decides by range and by what is installed. Raises `NotReady`.
-
-    `harmony`: the model speaks in channels, which mlx_lm.server hands out raw and mlx-openai-server can parse.
-    """
+    """The engine by flag, entry or setting; `auto` decides by range and by what is installed. Raises `NotReady`."""
     kind = asked or entry.engine or settings.engine
     if kind not in ENGINES:
         raise UsageError("bad_flag", f"{kind!r} is not an engine", f"choose one of {', '.join(ENGINES)}")
     if kind == AUTO:
-        kind = _auto_engine(harmony or port_range == EXPERIMENTAL, settings, which)
-    if kind == WORKER:
-        raise NotReady("no_engine", "this version of mlxctl has no worker of its own yet", "use --engine mlx-lm")
+        kind = _auto_engine(port_range, settings, which)
     if kind == COMMAND:
         if not settings.launch_cmd:
             raise NotReady(
@@ -81,10 +78,10 @@ def choose_engine(
             raise NotReady(
                 "no_engine",
                 "mlx-openai-server is neither on PATH nor in a project at " + str(settings.launch_project),
-                "install it (docs/engines.md), or use --engine mlx-lm",
+                "install it (docs/engines.md), or use --engine worker",
             )
         return Engine(MLX_OPENAI_SERVER, prefix)
-    return Engine(MLX_LM, (sys.executable, "-m", "mlx_lm", "server"))
+    return Engine(kind, OWN_PYTHON[kind])
 
 
 def _launch_words(command: str) -> tuple[str, ...]:
@@ -96,12 +93,12 @@ def _launch_words(command: str) -> tuple[str, ...]:
         ) from error
 
 
-def _auto_engine(openai_server_first: bool, settings: Settings, which: Callable[[str], str | None]) -> str:
+def _auto_engine(port_range: str, settings: Settings, which: Callable[[str], str | None]) -> str:
     if settings.launch_cmd:
         return COMMAND
-    if openai_server_first and openai_server_prefix(settings, which) is not None:
+    if port_range == EXPERIMENTAL and openai_server_prefix(settings, which) is not None:
         return MLX_OPENAI_SERVER
-    return MLX_LM
+    return WORKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +113,8 @@ class Dialect:
 
 def engine_argv(engine: Engine, entry: ModelEntry, port: int, dialect: Dialect, settings: Settings) -> list[str]:
     """The whole command line. `entry.cache_path` is the folder that is served."""
+    if engine.kind == WORKER:
+        return _worker_argv(engine, entry, port, dialect, settings)
     if engine.kind == MLX_LM:
         return _mlx_lm_argv(engine, entry, port, dialect, settings)
     argv = [*engine.prefix, "--model-path", entry.cache_path, "--model-type", "lm"]
@@ -146,3 +145,33 @@ def _mlx_lm_argv(engine: Engine, entry: ModelEntry, port: int, dialect: Dialect,
     argv += ["--trust-remote-code"] if settings.trust_remote_code else []
     argv += ["--chat-template", dialect.template_text] if dialect.template_text else []
     return argv
+
+
+def _worker_argv(engine: Engine, entry: ModelEntry, port: int, dialect: Dialect, settings: Settings) -> list[str]:
+    """What the entry says of its model. All else the worker finds in the same environment and config.toml as we do;
+    keys among them, which do not belong on a command line.
+    """
+    argv = [*engine.prefix, "--model", entry.cache_path, "--host", settings.bind, "--port", str(port)]
+    argv += ["--served-model-name", entry.model_id]
+    argv += ["--cache-gb", repr(kept)] if (kept := _cache_gb(settings)) is not None else []
+    argv += ["--trust-remote-code"] if settings.trust_remote_code else []
+    # the text is empty where the template is the model's own
+    argv += ["--chat-template", str(dialect.template)] if dialect.template_text else []
+    argv += ["--tool-call-parser", dialect.tool_call_parser] if dialect.tool_call_parser else []
+    argv += ["--reasoning-parser", dialect.reasoning_parser] if dialect.reasoning_parser else []
+    argv += ["--context-length", str(entry.context_length)] if entry.context_length else []
+    argv += ["--max-tokens", str(entry.max_output_tokens)] if entry.max_output_tokens else []
+    argv += ["--default-priority", entry.priority] if entry.priority else []
+    argv += ["--request-params", json.dumps(dict(entry.request_params))] if entry.request_params else []
+    return argv
+
+
+def _cache_gb(settings: Settings) -> float | None:
+    """The bound of kept prefixes in units of 10^9 bytes; None lets the worker go by the memory that there is."""
+    if settings.max_cache_size_gb > 0:
+        return settings.max_cache_size_gb
+    return (
+        None
+        if settings.sources.get("prompt_cache_bytes", "default") == "default"
+        else settings.prompt_cache_bytes / 10**9
+    )

@@ -12,7 +12,7 @@ from typing import Any
 from mlxctl.control import probe
 from mlxctl.control.backend import blas_environment, require_backend
 from mlxctl.control.host import Identity, Launch, outlived
-from mlxctl.control.launch import COMMAND, MLX_LM, MLX_OPENAI_SERVER, Engine, engine_argv, prompt_cache_dir
+from mlxctl.control.launch import MLX_LM, WORKER, Engine, engine_argv, prompt_cache_dir
 from mlxctl.control.plan import Plan
 from mlxctl.control.signals import held_back
 from mlxctl.control.site import Site
@@ -23,6 +23,8 @@ from mlxctl.core.errors import Conflict, MlxctlError, NotReady, Refused, Registr
 POLL_S = 0.01
 MAX_POLL_S = 0.25
 KILL_WAIT_S = 5.0
+DRAIN_MARGIN_S = 5.0
+"""What a worker gets to end after the time in which it let requests finish."""
 RELEASE_S, STRANGER_S = 3.0, 0.5
 """How long a port may stay open after its process ended: ours, and one that a stranger seems to have taken."""
 CHAT_TIMEOUT_S = 60.0
@@ -96,7 +98,8 @@ def child_environment(site: Site, engine: Engine) -> dict[str, str]:
     environ = dict(site.environ)
     environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(site.settings.hub_cache), "PYTHONUNBUFFERED": "1"}
     environ.setdefault("OUTLINES_CACHE_DIR", str(site.settings.cache_dir / "outlines"))
-    if engine.kind in (MLX_OPENAI_SERVER, COMMAND) or require_backend() == "cpu":
+    # the worker opens it by itself, and what it starts does not inherit it
+    if engine.kind != WORKER and (engine.kind != MLX_LM or require_backend() == "cpu"):
         environ |= blas_environment(environ.get("LD_PRELOAD", ""))
     return environ
 
@@ -150,9 +153,12 @@ def _unproven(site: Site, plan: Plan, identity: Identity, watch: Watch) -> probe
     The question comes first: the model is not kept waiting for checks that can be made afterwards. Raises `NotReady`
     when the proof can never come.
     """
+    if plan.engine.kind == WORKER and (loading := _loading(site, plan, watch)) is not None:
+        return loading
     payload = probe.chat_payload(plan.engine.request_model(plan.entry))
     patience_s = min(CHAT_TIMEOUT_S, watch.deadline_s)
-    answer = probe.ask(site.settings.bind, plan.port, "/v1/chat/completions", payload, timeout_s=patience_s)
+    key = site.key_for(plan.engine.kind)
+    answer = probe.ask(site.settings.bind, plan.port, "/v1/chat/completions", payload, timeout_s=patience_s, key=key)
     if not site.host.owns_listener(identity, plan.port):
         return probe.Answer(0, complaint="the process that listens is not the one that was started")
     answered = probe.is_chat_answer(answer)
@@ -164,10 +170,22 @@ def _unproven(site: Site, plan: Plan, identity: Identity, watch: Watch) -> probe
     return None if answered else answer
 
 
+def _loading(site: Site, plan: Plan, watch: Watch) -> probe.Answer | None:
+    """What the worker says of its model while it has none to ask; None when it can be asked. Raises `NotReady` when
+    loading has failed.
+    """
+    answer = probe.ask(site.settings.bind, plan.port, "/health", timeout_s=5)
+    phase, why = probe.worker_phase(answer)
+    if phase == probe.FAILED and site.host.owns_listener(watch.identity, plan.port):
+        raise watch.gave_up("died", f"could not load its model: {why}")
+    return probe.Answer(503, complaint="it is loading the model") if phase == probe.LOADING else None
+
+
 def _require_name(site: Site, plan: Plan, watch: Watch) -> None:
     """Raise `NotReady` when the server tells another model's name. mlx_lm.server lists the whole hub cache instead."""
     entry = plan.entry
-    names = probe.served_names(probe.ask(site.settings.bind, plan.port, "/v1/models", timeout_s=5))
+    key = site.key_for(plan.engine.kind)
+    names = probe.served_names(probe.ask(site.settings.bind, plan.port, "/v1/models", timeout_s=5, key=key))
     if names and not probe.names_model(names, entry.model_id, entry.repo_id, entry.cache_path):
         told = f"answers on port {plan.port} as {', '.join(names[:3])}"
         raise watch.gave_up("wrong_model", told, "check MLX_LAUNCH_CMD and the entry's cache_path")
@@ -203,6 +221,8 @@ def _end(site: Site, state: PortState) -> None:
     """SIGTERM, grace, SIGKILL for the model's group; then whatever left the group and still carries its stamp."""
     identity = state.identity
     grace = stop_grace_s(state.weight_bytes, site.settings.stop_grace_s)
+    if state.engine == WORKER:
+        grace = max(grace, site.settings.drain_timeout_s + DRAIN_MARGIN_S)
     if identity is not None and site.host.signal_group(identity, signal.SIGTERM) and not _gone(site, identity, grace):
         site.host.signal_group(identity, signal.SIGKILL)
         _gone(site, identity, KILL_WAIT_S)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mlxctl.control import probe
 from mlxctl.control.host import outlived
-from mlxctl.control.launch import MLX_OPENAI_SERVER
+from mlxctl.control.launch import MLX_OPENAI_SERVER, WORKER
 from mlxctl.control.listeners import Holder
 from mlxctl.control.site import Site
 from mlxctl.control.state import BACKOFF, CRASHLOOP, DRAINING, FAILED, QUARANTINED, READY, STARTING, STOPPED, PortState
@@ -52,14 +52,14 @@ def observe_all(site: Site) -> list[Observation]:
 
 def with_requests(site: Site, seen: list[Observation]) -> list[Observation]:
     """`seen` with the requests in flight, where the engine tells. Asked all at once: a busy engine takes its time."""
-    telling = [one for one in seen if one.phase == READY and one.state.engine == MLX_OPENAI_SERVER]
+    telling = [one for one in seen if one.phase == READY and one.state.engine in (WORKER, MLX_OPENAI_SERVER)]
     if not telling:
         return seen
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(len(telling)) as pool:
         counts = dict(
-            zip((one.port for one in telling), pool.map(lambda one: _requests(site, one.port), telling), strict=True)
+            zip((one.port for one in telling), pool.map(lambda one: _requests(site, one.state), telling), strict=True)
         )
     return [replace(one, requests=counts.get(one.port)) for one in seen]
 
@@ -104,8 +104,10 @@ def _phase_of_dead(state: PortState) -> str:
     return FAILED
 
 
-def _requests(site: Site, port: int) -> int | None:
-    answer = probe.ask(site.settings.bind, port, "/v1/queue/stats", timeout_s=REQUESTS_TIMEOUT_S)
+def _requests(site: Site, state: PortState) -> int | None:
+    if state.engine == WORKER:
+        return probe.worker_requests(probe.ask(site.settings.bind, state.port, "/health", timeout_s=REQUESTS_TIMEOUT_S))
+    answer = probe.ask(site.settings.bind, state.port, "/v1/queue/stats", timeout_s=REQUESTS_TIMEOUT_S)
     stats = answer.body.get("queue_stats") if isinstance(answer.body, dict) else None
     # one counter for requests that run alone, one for those that run in a batch
     parts = [part for part in stats.values() if isinstance(part, dict)] if isinstance(stats, dict) else []

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mlxctl.control.backend import require_backend
-from mlxctl.control.launch import MLX_LM, Dialect, Engine, choose_engine
+from mlxctl.control.launch import MLX_LM, WORKER, Dialect, Engine, choose_engine
 from mlxctl.control.memory import admission
 from mlxctl.control.site import Site
 from mlxctl.control.state import PortState
-from mlxctl.control.template import HARMONY, check_template, default_parser, template_path
+from mlxctl.control.template import check_template, default_parser, template_path
 from mlxctl.control.weights import model_family, read_config, require_whole, weight_bytes
 from mlxctl.core.registry import ModelEntry
 
@@ -42,9 +42,8 @@ def plan_start(site: Site, entry: ModelEntry, port: int, engine: str | None = No
     require_whole(folder)
     config = read_config(folder)
     dialect = _dialect(site, entry, folder, model_family(config))
-    harmony = HARMONY in (dialect.tool_call_parser, dialect.reasoning_parser)
-    chosen = choose_engine(engine, entry, site.ports.range_of(port), site.settings, site.which, harmony=harmony)
-    if chosen.kind == MLX_LM:
+    chosen = choose_engine(engine, entry, site.ports.range_of(port), site.settings, site.which)
+    if chosen.kind in (WORKER, MLX_LM):
         require_backend()
     return Plan(entry, port, chosen, dialect, weight_bytes(folder))
 

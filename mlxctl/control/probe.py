@@ -12,6 +12,8 @@ from typing import Any
 
 PROBE_MESSAGES = [{"role": "user", "content": "Say OK."}]
 PROBE_TOKENS = 8
+LOADING, FAILED = "loading", "failed"
+"""What a worker's `/health` says of a model that cannot be asked yet, and of one that never can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +25,21 @@ class Answer:
     complaint: str = ""
 
 
-def ask(address: str, port: int, path: str, payload: dict[str, Any] | None = None, *, timeout_s: float) -> Answer:
+def ask(
+    address: str, port: int, path: str, payload: dict[str, Any] | None = None, *, timeout_s: float, key: str = ""
+) -> Answer:
     """GET `path`, or POST `payload` to it. Never raises for what a server or the network does."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     # with email and ssl behind it, this is a fifth of what `status` takes, and most looks at the ports ask nothing
     import http.client
 
     connection = http.client.HTTPConnection(local_address(address), port, timeout=timeout_s)
     try:
         if payload is None:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
         else:
-            connection.request("POST", path, json.dumps(payload), {"Content-Type": "application/json"})
+            headers["Content-Type"] = "application/json"
+            connection.request("POST", path, json.dumps(payload), headers)
         response = connection.getresponse()
         text = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -65,6 +71,19 @@ def names_model(names: list[str], model_id: str, repo_id: str, cache_path: str) 
     wanted = {model_id, repo_id, cache_path, path.name, repo_id.rsplit("/", 1)[-1]}
     # a server may resolve links in the path that it was given
     return any(name in wanted or PurePath(name).name == path.name for name in names)
+
+
+def worker_phase(answer: Answer) -> tuple[str, str]:
+    """(phase, why it is not ready) of a worker's `/health`; empty where the answer is not a worker's."""
+    body = answer.body if isinstance(answer.body, dict) else {}
+    phase, reason = body.get("status"), body.get("reason")
+    return (phase if isinstance(phase, str) else "", reason if isinstance(reason, str) else "")
+
+
+def worker_requests(answer: Answer) -> int | None:
+    """How many requests a worker has in flight, by its `/health`."""
+    counted = answer.body.get("in_flight") if isinstance(answer.body, dict) else None
+    return counted if isinstance(counted, int) and not isinstance(counted, bool) else None
 
 
 def chat_payload(request_model: str) -> dict[str, Any]:

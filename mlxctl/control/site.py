@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import Any
 
 from mlxctl.control.host import Host, LocalHost
+from mlxctl.control.launch import WORKER
 from mlxctl.control.state import StateFolder
 from mlxctl.control.store import RegistryStore
 from mlxctl.core.options import Settings
 from mlxctl.core.ports import Ports
 from mlxctl.core.report import Reporter, Silent
+from mlxctl.core.settings import split_api_key
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Site:
     @cached_property
     def states(self) -> StateFolder:
         return StateFolder(self.settings.state_dir)
+
+    def key_for(self, engine: str | None) -> str:
+        """What a request to a server of this kind has to bring along; empty where none asks for a key."""
+        keys = self.settings.worker_api_keys
+        return split_api_key(keys[0])[0] if keys and engine == WORKER else ""
 
     def base_url(self, port: int) -> str:
         """Where clients on this host reach `port`."""

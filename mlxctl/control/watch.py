@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlxctl.control import probe
 from mlxctl.control.host import Identity
+from mlxctl.control.launch import WORKER
 from mlxctl.control.logs import last_lines
 from mlxctl.control.plan import Plan
 from mlxctl.control.site import Site
@@ -22,6 +23,8 @@ MAX_EXTENSION = 10
 """A load that shows progress may take this many times its deadline, and no longer."""
 ASKED_PATHS = ('"POST /v1/chat/completions', '"GET /v1/models', '"GET /health')
 """How servers log the questions that we ask while we wait."""
+TOLD = "error: "
+"""How the worker begins the line that says why it ends."""
 REFUSAL_LIMIT_S = 5.0
 """A server that loads may refuse for a moment; one that refuses for this long has failed to load."""
 
@@ -93,11 +96,17 @@ class Watch:
     def died(self) -> NotReady:
         ended = exit_cause(self.site, self.state) or "cause unknown"
         after = self.site.host.monotonic() - self.begun
-        return self.gave_up("died", f"ended after {after:.1f} s ({ended}) before it answered")
+        told = f"ended after {after:.1f} s ({ended}) before it answered"
+        if self.plan.engine.kind == WORKER and ended.startswith("exit code"):
+            lines = [line for line in self._last_lines() if line.startswith(TOLD)]
+            told = f"{told}: {lines[-1].removeprefix(TOLD)}" if lines else told
+        return self.gave_up("died", told)
+
+    def _last_lines(self) -> tuple[str, ...]:
+        return last_lines(Path(self.state.log_path or os.devnull), 400)
 
     def gave_up(self, code: str, what: str, hint: str = "") -> NotReady:
         """The error that ends the wait: `what` the server did, and the end of its log without our own questions."""
-        lines = last_lines(Path(self.state.log_path or os.devnull), 400)
-        told = [line for line in lines if not any(path in line for path in ASKED_PATHS)]
+        told = [line for line in self._last_lines() if not any(path in line for path in ASKED_PATHS)]
         hint = hint or f"the end of its log is above; `mlxctl logs {self.plan.port}` shows all of it"
         return NotReady(code, f"the server for {self.plan.entry.model_id} {what}", hint, tuple(told[-12:]))

@@ -179,13 +179,59 @@ class Settings:
     warmup_prompt: str | None = option(TEXT, None, ROUTER, "MLX_SERVER_WARMUP_PROMPT", "sent once after a load")
 
     enable_batching: bool = option(SWITCH, True, WORKER, "MLX_SERVER_ENABLE_BATCHING", "several requests in one step")
-    block_pool_size: int = option(INTEGER, 1000, WORKER, "MLX_SERVER_BATCH_BLOCK_POOL_SIZE", "KV blocks")
-    max_batch_size: int = option(INTEGER, 8, WORKER, "MLX_SERVER_BATCH_MAX_BATCH_SIZE", "rows of one step")
-    max_cache_size_gb: float = option(NUMBER, 8.0, WORKER, "MLX_SERVER_MAX_CACHE_SIZE_GB", "KV cache")
+    block_pool_size: int = option(
+        INTEGER, 0, WORKER, "MLX_SERVER_BATCH_BLOCK_POOL_SIZE", "KV blocks kept at most; 0: as many as the bytes allow"
+    )
+    max_batch_size: int = option(INTEGER, 32, WORKER, "MLX_SERVER_BATCH_MAX_BATCH_SIZE", "rows of one step")
+    max_cache_size_gb: float = option(
+        NUMBER,
+        0.0,
+        WORKER,
+        "MLX_SERVER_MAX_CACHE_SIZE_GB",
+        "memory of kept prefixes; 0: prompt_cache_bytes if that is set, else a fifth of what the weights leave",
+    )
     drain_timeout_s: int = option(
         INTEGER, 30, WORKER, "MLX_SERVER_DRAIN_TIMEOUT_SECONDS", "for requests under way at a stop"
     )
-    metrics_enabled: bool = option(SWITCH, False, WORKER, "MLX_SERVER_METRICS_ENABLED", "answer /metrics")
+    metrics_enabled: bool = option(SWITCH, True, WORKER, "MLX_SERVER_METRICS_ENABLED", "answer /metrics")
+    worker_api_keys: tuple[str, ...] = option(
+        WORDS,
+        (),
+        WORKER,
+        "MLXCTL_WORKER_API_KEYS",
+        "keys that clients need, each KEY or KEY=PRIORITY; none: no key is asked for",
+        secret=True,
+    )
+    worker_priority: str = option(
+        TEXT, "normal", WORKER, "MLXCTL_WORKER_PRIORITY", "of requests that say none: high, normal or low"
+    )
+    worker_max_queue: int = option(
+        INTEGER, 256, WORKER, "MLXCTL_WORKER_MAX_QUEUE", "requests that may wait; more get 429"
+    )
+    worker_kv_gb: float = option(
+        NUMBER,
+        0.0,
+        WORKER,
+        "MLXCTL_WORKER_KV_GB",
+        "memory of running requests; 0: worked out from the machine and the model",
+    )
+    worker_block_tokens: int = option(
+        INTEGER, 64, WORKER, "MLXCTL_WORKER_BLOCK_TOKENS", "tokens of a KV block, 16 to 256"
+    )
+    worker_prefill_tokens: int = option(
+        INTEGER, 2048, WORKER, "MLXCTL_WORKER_PREFILL_TOKENS", "of a prompt that are read at once while nobody streams"
+    )
+    worker_stall_ms: int = option(
+        INTEGER, 250, WORKER, "MLXCTL_WORKER_STALL_MS", "longest pause of a stream while another's prompt is read"
+    )
+    worker_max_body_mb: int = option(INTEGER, 32, WORKER, "MLXCTL_WORKER_MAX_BODY_MB", "of a request; more gets 413")
+    conversation_cache: bool = option(
+        SWITCH,
+        True,
+        WORKER,
+        "MLX_CONVERSATION_CACHE_ENABLED",
+        "keep prefixes, so that a next turn reads only what is new",
+    )
     cache_type: str = option(TEXT, "KVCache", WORKER, "MLX_CACHE_TYPE", "MLX Server Nano's name of the KV cache")
     cache_max_size: int = option(INTEGER, 1000, WORKER, "MLX_CACHE_MAX_SIZE", "tokens of a rotating cache")
     cache_chunk_size: int = option(INTEGER, 512, WORKER, "MLX_CACHE_CHUNK_SIZE", "tokens of a chunk")
@@ -194,7 +240,6 @@ class Settings:
     cache_persistence_dir: Path | None = option(
         PATH, None, WORKER, "MLX_CACHE_PERSISTENCE_DIR", "keep KV across restarts"
     )
-    conversation_cache: bool = option(SWITCH, True, WORKER, "MLX_CONVERSATION_CACHE_ENABLED", "reuse earlier turns")
     conversation_idle_timeout_s: int = option(
         INTEGER, 300, WORKER, "MLX_CONVERSATION_IDLE_TIMEOUT", "age of a kept turn"
     )

@@ -13,6 +13,7 @@ from typing import Any
 from mlxctl.core.errors import UsageError
 from mlxctl.core.options import INTEGER, NUMBER, PATH, SWITCH, TEXT, WORDS, Settings, options
 
+PRIORITIES = ("high", "normal", "low")
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
 _FORMS = {
@@ -47,6 +48,13 @@ def load_settings(
     for name, value in _default_paths(values, environ, platform).items():
         values.setdefault(name, value)
     return Settings(**values, sources=sources)
+
+
+def split_api_key(word: str) -> tuple[str, str]:
+    """(key, priority) of a word KEY or KEY=high|normal|low; the priority is empty when none is said."""
+    key, _, priority = word.rpartition("=")
+    # a key may hold a = of its own
+    return (key, priority) if key and priority in PRIORITIES else (word, "")
 
 
 def _parse_toml(toml: str) -> dict[str, Any]:

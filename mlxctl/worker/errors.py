@@ -1,12 +1,12 @@
 """Every error that a request to the worker can meet, in the shape of OpenAI's API.
 
-    RequestError                500  server_error
-    ├── InvalidRequest          400  invalid_request_error    also 413 for a body that is too large
-    ├── Unauthorized            401  authentication_error
-    ├── UnknownModel            404  invalid_request_error    code model_not_found
-    ├── QueueFull               429  rate_limit_error         with Retry-After
-    ├── Unavailable             503  server_error             loading, draining or out of memory; with Retry-After
-    └── EngineFailed            500  server_error             the model could not compute the answer
+RequestError                500  server_error
+├── InvalidRequest          400  invalid_request_error    also 413 for a body that is too large
+├── Unauthorized            401  authentication_error
+├── UnknownModel            404  invalid_request_error    code model_not_found
+├── QueueFull               429  rate_limit_error         with Retry-After
+├── Unavailable             503  server_error             loading, draining or out of memory; with Retry-After
+└── EngineFailed            500  server_error             the model could not compute the answer
 """
 
 from __future__ import annotations

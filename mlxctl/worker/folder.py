@@ -25,3 +25,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise NotReady("bad_model", f"{path} is not a JSON object", "fetch the model again")
     return config
+
+
+SAMPLING: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "top_k": (0, 1_000_000),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 2.0),
+}
+
+
+def read_sampling(folder: Path) -> dict[str, Any]:
+    """How the model's makers would draw its tokens, by their generation_config.json; empty where they do not say."""
+    try:
+        told = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(told, dict) or told.get("do_sample") is False:
+        return {}
+    return {
+        name: told[name]
+        for name, (least, most) in SAMPLING.items()
+        if isinstance(told.get(name), int | float) and least <= told[name] <= most
+    }

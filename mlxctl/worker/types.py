@@ -20,7 +20,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one request's tokens are drawn. `logprobs` None: not asked for; k: the k likeliest tokens beside the drawn one."""
+    """How one request's tokens are drawn. `logprobs` None: not asked for; k: the k likeliest beside the drawn one."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -92,7 +92,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """`done` of `total` prompt tokens are in the cache, `cached` of them from earlier requests. Sent after each chunk."""
+    """`done` of `total` prompt tokens are in the cache, `cached` of them from before. Sent at the start and a chunk."""
 
     request_id: str
     done: int
@@ -112,7 +112,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Choice `index` is over: `stop` at a stop token or the grammar's end, `length` at max_tokens or the context's end."""
+    """Choice `index` is over: `stop` at a stop token or the grammar's end, `length` at max_tokens or the context."""
 
     request_id: str
     index: int

@@ -15,7 +15,7 @@ import typer
 import typer.main
 
 from mlxctl.core import errors
-from mlxctl.core.options import CONTROL, options
+from mlxctl.core.options import CONTROL, WORKER, options
 from mlxctl.ui.cli.app import app
 from tests.contract.pages import (
     PAGES,
@@ -101,7 +101,7 @@ def test_every_command_and_flag_is_in_the_reference(words: str, command: Any) ->
 def test_the_walk_finds_every_command() -> None:
     found = {words for words, _ in COMMANDS}
     assert {"mlxctl load", "mlxctl unload-all", "mlxctl registry backup list", "mlxctl registry restore"} <= found
-    assert len(found) == 16
+    assert len(found) == 17
 
 
 def test_the_data_of_every_command_is_described() -> None:
@@ -123,10 +123,11 @@ def test_a_setting_that_has_an_effect_is_not_called_unused(name: str) -> None:
     assert "not used yet" not in setting_row(name)
 
 
-def test_a_setting_of_the_control_plane_that_nothing_reads_is_called_unused() -> None:
+def test_a_setting_of_a_part_that_exists_and_that_nothing_reads_is_called_unused() -> None:
     unused = {entry.name for entry in options() if "not used yet" in setting_row(entry.name)}
-    control = {entry.name for entry in options() if entry.metadata["part"] == CONTROL}
-    assert unused == {name for name in control if not REFERENCE.is_used(name)}
+    existing = {entry.name for entry in options() if entry.metadata["part"] in (CONTROL, WORKER)}
+    assert unused == {name for name in existing if not REFERENCE.is_used(name)}
+    assert {"enable_batching", "max_batch_size", "drain_timeout_s"} & unused == set()
     assert not REFERENCE.is_used("no_such_setting")
 
 

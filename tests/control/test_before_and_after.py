@@ -27,11 +27,10 @@ def row(home: Home, port: int) -> dict[str, object]:
     ("argv", "code", "exit_code"),
     [
         (["--engine", "mlx-openai-server"], "no_engine", 7),
-        (["--engine", "worker"], "no_engine", 7),
         (["--engine", "command"], "no_engine", 7),
         ([], "port_taken", 5),
     ],
-    ids=["no such server", "no worker yet", "no command", "a stranger"],
+    ids=["no such server", "no command", "a stranger"],
 )
 def test_nothing_is_downloaded_for_a_load_that_cannot_work(
     home: Home, hub: Hub, argv: list[str], code: str, exit_code: int

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -220,6 +221,8 @@ def test_an_unload_that_is_killed_can_be_repeated(home: Home) -> None:
     bring_up(home, "mlx-a", 20)
     unloading = home.start("unload", "mlx-a")
     until(lambda: state(home, 20).phase == "draining", "it stops")
+    # the signal follows what is written; the server drains for longer than that takes
+    time.sleep(0.2)
     os.kill(unloading.pid, signal.SIGKILL)
     unloading.communicate()
     until(lambda: not alive(home, 20), "it has stopped")

@@ -15,6 +15,7 @@ from mlxctl.control.launch import (
     ENGINES,
     MLX_LM,
     MLX_OPENAI_SERVER,
+    WORKER,
     Dialect,
     Engine,
     choose_engine,
@@ -27,6 +28,8 @@ from mlxctl.core.options import Settings
 from mlxctl.core.ports import EXPERIMENTAL, TEAM
 from mlxctl.core.registry import ModelEntry
 from mlxctl.core.settings import load_settings
+from mlxctl.worker.arguments import serve_config
+from mlxctl.worker.types import Priority
 
 SERVER, UV = "/usr/bin/mlx-openai-server", "/usr/bin/uv"
 FROM_PATH = (SERVER, "launch")
@@ -76,24 +79,28 @@ def test_a_project_that_is_not_there_is_not_used(tmp_path: Path) -> None:
     assert openai_server_prefix(settings(MLXCTL_LAUNCH_PROJECT=str(tmp_path)), knows(UV)) is None
 
 
-OURS = (sys.executable, "-m", "mlx_lm", "server")
+OURS = (sys.executable, "-m", "mlxctl", "worker")
+MLX_LM_SERVER = (sys.executable, "-m", "mlx_lm", "server")
 
 
 @pytest.mark.parametrize(
     ("asked", "own", "environ", "port_range", "programs", "kind", "prefix"),
     [
-        (None, None, {}, TEAM, (), MLX_LM, OURS),
-        (None, None, {}, TEAM, (SERVER,), MLX_LM, OURS),
-        (None, None, {}, EXPERIMENTAL, (), MLX_LM, OURS),
+        (None, None, {}, TEAM, (), WORKER, OURS),
+        (None, None, {}, TEAM, (SERVER,), WORKER, OURS),
+        (None, None, {}, EXPERIMENTAL, (), WORKER, OURS),
         (None, None, {}, EXPERIMENTAL, (SERVER,), MLX_OPENAI_SERVER, FROM_PATH),
-        (None, "mlx-lm", {}, EXPERIMENTAL, (SERVER,), MLX_LM, OURS),
+        (None, "worker", {}, EXPERIMENTAL, (SERVER,), WORKER, OURS),
+        ("worker", "mlx-lm", {"MLX_LAUNCH_CMD": "serve"}, EXPERIMENTAL, (SERVER,), WORKER, OURS),
+        (None, "mlx-lm", {}, EXPERIMENTAL, (SERVER,), MLX_LM, MLX_LM_SERVER),
         (None, None, {"MLXCTL_ENGINE": "mlx-openai-server"}, TEAM, (SERVER,), MLX_OPENAI_SERVER, FROM_PATH),
-        (None, "mlx-lm", {"MLXCTL_ENGINE": "mlx-openai-server"}, TEAM, (SERVER,), MLX_LM, OURS),
+        (None, None, {"MLXCTL_ENGINE": "mlx-lm"}, TEAM, (SERVER,), MLX_LM, MLX_LM_SERVER),
+        (None, "mlx-lm", {"MLXCTL_ENGINE": "mlx-openai-server"}, TEAM, (SERVER,), MLX_LM, MLX_LM_SERVER),
         ("mlx-openai-server", "mlx-lm", {}, TEAM, (SERVER,), MLX_OPENAI_SERVER, FROM_PATH),
         ("auto", "mlx-lm", {}, EXPERIMENTAL, (SERVER,), MLX_OPENAI_SERVER, FROM_PATH),
         (None, None, {"MLX_LAUNCH_CMD": "serve 'a b' -x"}, TEAM, (), COMMAND, ("serve", "a b", "-x")),
         (None, None, {"MLX_LAUNCH_CMD": "serve"}, EXPERIMENTAL, (SERVER,), COMMAND, ("serve",)),
-        ("mlx-lm", None, {"MLX_LAUNCH_CMD": "serve"}, TEAM, (), MLX_LM, OURS),
+        ("mlx-lm", None, {"MLX_LAUNCH_CMD": "serve"}, TEAM, (), MLX_LM, MLX_LM_SERVER),
         ("command", None, {"MLX_LAUNCH_CMD": "serve"}, TEAM, (), COMMAND, ("serve",)),
     ],
 )
@@ -114,7 +121,6 @@ def test_choose_engine(
     ("asked", "code", "exit_code", "told"),
     [
         ("vllm", "bad_flag", 2, "'vllm' is not an engine"),
-        ("worker", "no_engine", 7, "no worker of its own yet"),
         ("command", "no_engine", 7, "needs MLX_LAUNCH_CMD"),
         ("mlx-openai-server", "no_engine", 7, "neither on PATH nor in a project at /opt/mlx-launch"),
     ],
@@ -156,9 +162,19 @@ def test_mlx_openai_server_is_told_its_name_and_limits() -> None:
 
 
 def test_mlx_lm_takes_the_template_as_text_and_no_parsers() -> None:
-    engine = Engine(MLX_LM, OURS)
+    engine = Engine(MLX_LM, MLX_LM_SERVER)
     given = settings(MLXCTL_PROMPT_CACHE_BYTES="1000")
-    fixed = [*OURS, "--model", "/hub/a folder", "--host", "127.0.0.1", "--port", "8120", "--prompt-cache-bytes", "1000"]
+    fixed = [
+        *MLX_LM_SERVER,
+        "--model",
+        "/hub/a folder",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "8120",
+        "--prompt-cache-bytes",
+        "1000",
+    ]
     assert engine_argv(engine, entry(), 8120, Dialect(), given) == fixed
     assert engine_argv(engine, entry(**LIMITS), 8120, HARMONY, given) == [
         *fixed,
@@ -166,8 +182,78 @@ def test_mlx_lm_takes_the_template_as_text_and_no_parsers() -> None:
     ]
 
 
+WORKER_FIXED = [*OURS, "--model", "/hub/a folder", "--host", "127.0.0.1", "--port", "8120"]
+NAMED = ["--served-model-name", "mlx-a"]
+
+
 @pytest.mark.parametrize(
-    ("kind", "name"), [(MLX_LM, "default_model"), (MLX_OPENAI_SERVER, "mlx-a"), (COMMAND, "mlx-a")]
+    ("facts", "dialect", "environ", "rest"),
+    [
+        ({}, Dialect(), {}, []),
+        (LIMITS, Dialect(), {}, ["--context-length", "8192", "--max-tokens", "4096"]),
+        ({"priority": "low"}, Dialect(), {}, ["--default-priority", "low"]),
+        (
+            {"request_params": {"temperature": 0.2, "stop": "ä b"}},
+            Dialect(),
+            {},
+            ["--request-params", '{"temperature": 0.2, "stop": "\\u00e4 b"}'],
+        ),
+        (
+            {},
+            HARMONY,
+            {},
+            [
+                *("--chat-template", "/t/harmony.jinja"),
+                *("--tool-call-parser", "harmony", "--reasoning-parser", "harmony"),
+            ],
+        ),
+        # the model's own template has no text here: the worker reads it by itself
+        ({}, Dialect(Path("/hub/a folder/chat_template.jinja")), {}, []),
+        ({}, Dialect(), {"MLXCTL_PROMPT_CACHE_BYTES": "2500000000"}, ["--cache-gb", "2.5"]),
+        ({}, Dialect(), {"MLX_SERVER_MAX_CACHE_SIZE_GB": "3"}, ["--cache-gb", "3.0"]),
+        (
+            {},
+            Dialect(),
+            {"MLX_SERVER_MAX_CACHE_SIZE_GB": "3", "MLXCTL_PROMPT_CACHE_BYTES": "1"},
+            ["--cache-gb", "3.0"],
+        ),
+        ({}, Dialect(), {"MLXCTL_TRUST_REMOTE_CODE": "1"}, ["--trust-remote-code"]),
+        ({}, Dialect(), {"MLX_SERVER_BATCH_MAX_BATCH_SIZE": "4"}, []),
+    ],
+)
+def test_the_worker_is_told_what_the_entry_says(
+    facts: dict[str, Any], dialect: Dialect, environ: dict[str, str], rest: list[str]
+) -> None:
+    argv = engine_argv(Engine(WORKER, OURS), entry(**facts), 8120, dialect, settings(**environ))
+    assert argv == [*WORKER_FIXED, *NAMED, *rest]
+
+
+def test_a_key_is_never_on_a_command_line() -> None:
+    given = settings(MLXCTL_WORKER_API_KEYS="top-secret,other=high")
+    for kind in (WORKER, MLX_LM, MLX_OPENAI_SERVER, COMMAND):
+        assert "secret" not in " ".join(engine_argv(Engine(kind, ()), entry(**LIMITS), 8120, HARMONY, given))
+
+
+@pytest.mark.parametrize("environ", [{}, {"MLXCTL_PROMPT_CACHE_BYTES": "2500000000"}])
+@pytest.mark.parametrize("dialect", [Dialect(), HARMONY])
+def test_the_worker_understands_what_it_is_told(dialect: Dialect, environ: dict[str, str]) -> None:
+    """The two rooms meet in a command line: what one writes, the other reads."""
+    facts: dict[str, Any] = {**LIMITS, "priority": "high", "request_params": {"temperature": 0.2}}
+    given = settings(**environ)
+    argv = engine_argv(Engine(WORKER, OURS), entry(**facts), 8120, dialect, given)
+    told = serve_config(argv[len(OURS) :], {"HOME": "/home/me", **environ})
+    assert (told.engine.model, told.host, told.port) == (Path("/hub/a folder"), "127.0.0.1", 8120)
+    assert (told.served_model_name, told.default_priority) == ("mlx-a", Priority.HIGH)
+    assert (told.engine.context_length, told.max_output_tokens) == (8192, 4096)
+    assert told.request_params == {"temperature": 0.2}
+    assert told.chat_template == (str(dialect.template) if dialect.template else "")
+    assert (told.tool_call_parser, told.reasoning_parser) == (dialect.tool_call_parser, dialect.reasoning_parser)
+    assert told.engine.cache_bytes == (2_500_000_000 if environ else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(MLX_LM, "default_model"), (MLX_OPENAI_SERVER, "mlx-a"), (COMMAND, "mlx-a"), (WORKER, "mlx-a")],
 )
 def test_what_an_engine_wants_as_the_model_of_a_request(kind: str, name: str) -> None:
     assert kind in ENGINES

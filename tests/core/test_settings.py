@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlxctl.core.errors import UsageError
 from mlxctl.core.options import INTEGER, NUMBER, PATH, SWITCH, TEXT, WORDS, options
-from mlxctl.core.settings import load_settings, parse_value
+from mlxctl.core.settings import load_settings, parse_value, split_api_key
 
 HOME = {"HOME": "/home/me"}
 
@@ -207,3 +207,18 @@ def test_a_bad_value_that_a_better_source_hides_is_not_looked_at() -> None:
 )
 def test_the_file_may_use_its_own_types_or_text(toml: str, name: str, value: Any) -> None:
     assert getattr(load_settings(HOME, toml), name) == value
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "priority"),
+    [
+        ("k", "k", ""),
+        ("k=high", "k", "high"),
+        ("a=b=low", "a=b", "low"),
+        ("a=b", "a=b", ""),
+        ("k=urgent", "k=urgent", ""),
+        ("=high", "=high", ""),
+    ],
+)
+def test_a_key_and_its_priority(word: str, key: str, priority: str) -> None:
+    assert split_api_key(word) == (key, priority)

@@ -47,11 +47,13 @@ def can_bind(port: int) -> bool:
     return True
 
 
-def test_load_chat_kill_and_stop(real_home: Home, tiny_gguf: Path) -> None:
+@pytest.mark.parametrize("engine", ["worker", "mlx-lm"])
+def test_load_chat_kill_and_stop(real_home: Home, tiny_gguf: Path, engine: str) -> None:
     home, first, second = real_home, real_home.base + 20, real_home.base + 21
 
-    loaded = home.run("load", REPO, "auto", "--engine", "mlx-lm", "--json", timeout_s=300)
+    loaded = home.run("load", REPO, "auto", "--engine", engine, "--json", timeout_s=300)
     assert loaded.code == 0, loaded
+    assert loaded.data["engine"] == engine
     assert loaded.data["port"] == first
     assert loaded.data["model_id"] == "mlx-smollm2-135m-instruct"
     assert "Paris" in curl(loaded.data["base_url"], loaded.data["request_model"], "What is the capital of France?")
@@ -64,11 +66,11 @@ def test_load_chat_kill_and_stop(real_home: Home, tiny_gguf: Path) -> None:
     assert home.run("verify").code == 0
 
     # another model, from a .gguf file this time, gets the next port
-    other = home.run("load", str(tiny_gguf), "auto", "--engine", "mlx-lm", "--name", "tiny", "--json", timeout_s=300)
+    other = home.run("load", str(tiny_gguf), "auto", "--engine", engine, "--name", "tiny", "--json", timeout_s=300)
     assert (other.code, other.data["port"]) == (0, second), other
 
     # a second load of the first is no second process
-    again = home.run("load", REPO, "auto", "--engine", "mlx-lm", "--json")
+    again = home.run("load", REPO, "auto", "--engine", engine, "--json")
     assert again.data["pid"] == loaded.data["pid"]
 
     said = home.run("chat", "mlx-smollm2-135m-instruct", "What is the capital of France?", "--temperature", "0")
@@ -95,9 +97,13 @@ def test_load_chat_kill_and_stop(real_home: Home, tiny_gguf: Path) -> None:
     assert home.run("unload-all", "--yes", "--json").data["unloaded"][0]["port"] == second
 
 
-def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(real_home: Home, tiny_gguf: Path) -> None:
+@pytest.mark.parametrize("engine", ["worker", "mlx-lm"])
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(
+    real_home: Home, tiny_gguf: Path, engine: str
+) -> None:
     """Replace on a team port with the real server, which listens but cannot load weights that do not fit."""
-    home, port = real_home, str(real_home.base)
+    home = Home(real_home.root, real_home.base, {**real_home.environ, "MLXCTL_ENGINE": engine})
+    port = str(home.base)
     assert home.run("load", str(tiny_gguf), port, "--name", "good", timeout_s=300).code == 0
     ensured = home.run("ensure", str(tiny_gguf), "--name", "bad", "--json", timeout_s=300)
     config = Path(ensured.data["model"]["cache_path"]) / "config.json"

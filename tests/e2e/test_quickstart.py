@@ -19,6 +19,7 @@ def test_quickstart_answers_and_the_second_run_finds_everything(home: Home, samp
     assert "Paris" in first.data["answer"]
     assert first.data["port"] == home.base + 20
     assert first.data["tokens_per_s"] > 0
+    assert first.data["engine"] == "worker"
     second = home.run("quickstart", "--question", "What is the capital of France?")
     assert second.code == 0, second
     assert "Paris" in second.out

@@ -26,6 +26,8 @@ LEFT_TO_TYPER = [
     ["load", "a", "auto", "--engine=mlx-lm"],
     ["load", "-x", "auto"],
     ["unload", "8120"],
+    ["worker", "--help"],
+    ["worker", "--model", "m", "-h"],
     ["--local", "list"],
 ]
 
@@ -57,6 +59,8 @@ SAME = [
     ["load", "mlx-a", "--engine", "command", "--no-sync", "auto", "--force", "--json"],
     ["load", "mlx-a", "auto", "--engine", "bogus", "--json"],
     ["load", "mlx-b", "8099", "--json"],
+    ["worker", "--model", "/no/such", "--port", "8120", "--request-params", "{", "--json"],
+    ["worker", "--model", "/no/such", "--port", "8120", "--no-batching", "--api-key", "a", "--json"],
     ["load", "mlx-nobody", "auto", "--no-offload-og", "--json"],
 ]
 

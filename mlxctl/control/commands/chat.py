@@ -71,8 +71,12 @@ def chat(
     *,
     max_tokens: int | None = None,
     temperature: float | None = None,
+    key: str = "",
 ) -> Iterator[Piece | Finished]:
-    """One answer to `messages`, piece by piece; the last event is `Finished`. Raises `NotReady` when it breaks off."""
+    """One answer to `messages`, piece by piece; the last event is `Finished`. Raises `NotReady` when it breaks off.
+
+    `key`: what the server asks of its clients, if it asks for one.
+    """
     import httpx
 
     payload: dict[str, Any] = {"model": state.request_model, "messages": list(messages), "stream": True}
@@ -80,12 +84,13 @@ def chat(
     payload |= {k: v for k, v in (("max_tokens", max_tokens), ("temperature", temperature)) if v is not None}
     address = local_address(state.address)
     url = f"http://{f'[{address}]' if ':' in address else address}:{state.port}/v1/chat/completions"
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
         # trust_env off: a proxy of the environment has no business between us and our own port
         with (
             httpx.Client(timeout=timeout, trust_env=False) as client,
-            client.stream("POST", url, json=payload) as response,
+            client.stream("POST", url, json=payload, headers=headers) as response,
         ):
             if response.status_code != 200:
                 response.read()

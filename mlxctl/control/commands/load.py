@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxctl.control.backend import require_backend
 from mlxctl.control.host import outlived
-from mlxctl.control.launch import ENGINES, MLX_LM, choose_engine
+from mlxctl.control.launch import ENGINES, MLX_LM, WORKER, choose_engine
 from mlxctl.control.lifecycle import require_free
 from mlxctl.control.site import Site
 from mlxctl.control.template import HARMONY
@@ -47,7 +47,7 @@ def load(site: Site, model: str, port: str, flags: LoadFlags) -> Result:
     loaded = bring_up(site, entry, port, engine=flags.engine, force=flags.force)
     notices = (
         *loaded.notices,
-        *_bind_notices(site),
+        *_bind_notices(site, loaded),
         *_harmony_notices(loaded),
         *site.sync_notices(flags.no_sync),
         *site.offload_notices(entry.og_path, entry.cache_path, flags.no_offload_og or not converted),
@@ -78,7 +78,7 @@ def _check_before_download(site: Site, model: str, port: str, flags: LoadFlags) 
     number = site.ports.experimental.start if port == AUTO else site.ports.parse(port)
     unknown = ModelEntry(repo_id=model, model_id=model, cache_path="")
     chosen = choose_engine(flags.engine, unknown, site.ports.range_of(number), site.settings, site.which)
-    if chosen.kind == MLX_LM:
+    if chosen.kind in (WORKER, MLX_LM):
         require_backend()
     if port != AUTO and not outlived(site.host, number, site.states.read(number).stamp):
         require_free(site, number)
@@ -101,12 +101,11 @@ def _harmony_notices(loaded: Loaded) -> tuple[str, ...]:
     entry = loaded.entry
     if loaded.state.engine != MLX_LM or HARMONY not in (entry.tool_call_parser, entry.reasoning_parser):
         return ()
-    return (
-        "mlx_lm.server does not parse harmony: answers may show <|channel|> tags; mlx-openai-server would parse them",
-    )
+    return ("mlx_lm.server does not parse harmony: answers may show <|channel|> tags; --engine worker parses them",)
 
 
-def _bind_notices(site: Site) -> tuple[str, ...]:
-    if site.settings.bind in ("127.0.0.1", "::1", "localhost"):
+def _bind_notices(site: Site, loaded: Loaded) -> tuple[str, ...]:
+    asks_for_key = loaded.state.engine == WORKER and bool(site.settings.worker_api_keys)
+    if asks_for_key or site.settings.bind in ("127.0.0.1", "::1", "localhost"):
         return ()
     return (f"bound to {site.settings.bind}: everybody who reaches this address can use the model, without a key",)

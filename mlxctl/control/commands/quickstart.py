@@ -11,7 +11,7 @@ from mlxctl.control.acquire import acquire
 from mlxctl.control.backend import require_backend
 from mlxctl.control.commands.load import load_data
 from mlxctl.control.convert import Conversion
-from mlxctl.control.launch import MLX_LM
+from mlxctl.control.launch import WORKER
 from mlxctl.control.sample import GGUF_NAME, WHEEL, fetch_sample, sample_path
 from mlxctl.control.site import Site
 from mlxctl.control.transition import Loaded, load
@@ -44,7 +44,7 @@ def bring_up(site: Site) -> tuple[Loaded, dict[str, Any]]:
         site, f"mlx-{MODEL_NAME}" if known else str(gguf), Conversion(), None if known else MODEL_NAME
     ).entry
     begun = site.host.monotonic()
-    loaded = load(site, entry, AUTO, engine=MLX_LM)
+    loaded = load(site, entry, AUTO, engine=WORKER)
     return loaded, load_data(site, loaded, 0.0 if loaded.already else site.host.monotonic() - begun)
 
 

@@ -28,6 +28,7 @@ from mlxctl.ui.cli.flags import (
     load_flags,
 )
 from mlxctl.ui.cli.registry import registry_app
+from mlxctl.ui.cli.worker import worker as worker_command
 
 if TYPE_CHECKING:
     from mlxctl.control.site import Site
@@ -249,6 +250,9 @@ def config(as_json: Json = False) -> int:
     from mlxctl.control.commands.config import config as command
 
     return execute("config", as_json, command)
+
+
+app.command("worker")(worker_command)
 
 
 def run(argv: list[str]) -> int:

@@ -19,19 +19,26 @@ if TYPE_CHECKING:
 DEBUG_VARIABLE = "MLXCTL_DEBUG"
 
 
-def open_site(as_json: bool) -> Site:
-    """The site of this process: the only place that reads the environment and config.toml."""
-    from mlxctl.control.site import Site
-    from mlxctl.core.settings import config_path, load_settings
+def read_sources() -> tuple[dict[str, str], str]:
+    """What settings are made of, the environment and the text of config.toml: nobody else reads them."""
+    from mlxctl.core.settings import config_path
 
     environ = dict(os.environ)
     path = config_path(environ, sys.platform)
     try:
-        toml = path.read_text(encoding="utf-8")
+        return environ, path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        toml = ""
+        return environ, ""
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("bad_setting", f"{path} cannot be read: {error}", "mend or remove the file") from error
+
+
+def open_site(as_json: bool) -> Site:
+    """The site of this process."""
+    from mlxctl.control.site import Site
+    from mlxctl.core.settings import load_settings
+
+    environ, toml = read_sources()
     settings = load_settings(environ, toml, platform=sys.platform)
     if as_json:
         return Site(settings, environ)

@@ -21,6 +21,10 @@ SWITCHES = ("--force", "--no-sync", "--no-offload-og")
 
 def run_fast(argv: list[str]) -> int | None:
     """The exit code, or None when typer has to have its turn."""
+    if argv and argv[0] == "worker" and not {"--help", "-h"} & set(argv):
+        from mlxctl.ui.cli.worker import serve
+
+        return serve(argv[1:])
     if not argv or argv[0] not in ("list", "status", "load"):
         return None
     words = [word for word in argv[1:] if word != JSON]

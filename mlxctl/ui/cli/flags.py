@@ -13,7 +13,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard 
 NoSync = Annotated[bool, typer.Option("--no-sync", help="Do not tell the gateway.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="An id, ORG/NAME, a folder, or a .gguf file.")]
 PortOrModel = Annotated[str, typer.Argument(metavar="PORT|MODEL", help="A port, or a registered model.")]
-EngineFlag = Annotated[str | None, typer.Option("--engine", help="auto, mlx-lm, mlx-openai-server or command.")]
+EngineFlag = Annotated[str | None, typer.Option("--engine", help="auto, worker, mlx-lm, mlx-openai-server or command.")]
 Convert = Annotated[str, typer.Option("--convert", help="auto, force or skip.")]
 Preconverted = Annotated[
     str, typer.Option("--preconverted", help="Whether the files are MLX's already: yes, no or auto.")

@@ -49,7 +49,7 @@ def converse(target: str, prompt: str | None, flags: ChatFlags, as_json: bool) -
         finished = None
         for asked in _questions(prompt, as_json):
             messages.append({"role": "user", "content": asked})
-            text, finished = answer(state, messages, flags, as_json)
+            text, finished = answer(state, messages, flags, as_json, site.key_for(state.engine))
             messages.append({"role": "assistant", "content": text})
         return Result("chat", finished.to_json() if finished else {})
 
@@ -83,12 +83,14 @@ def _questions(prompt: str | None, as_json: bool) -> Iterator[str]:
             yield asked
 
 
-def answer(state: PortState, messages: list[dict[str, str]], flags: ChatFlags, as_json: bool) -> tuple[str, Finished]:
+def answer(
+    state: PortState, messages: list[dict[str, str]], flags: ChatFlags, as_json: bool, key: str = ""
+) -> tuple[str, Finished]:
     """Show one answer as it comes; returns its text and how it ended."""
     said: list[str] = []
     shade = sys.stdout.isatty() and not as_json and not os.environ.get("NO_COLOR")
     finished = Finished("stop", 0, 0.0, 0.0)
-    for event in chat(state, messages, max_tokens=flags.max_tokens, temperature=flags.temperature):
+    for event in chat(state, messages, max_tokens=flags.max_tokens, temperature=flags.temperature, key=key):
         if isinstance(event, Finished):
             finished = event
         elif as_json:
@@ -123,6 +125,7 @@ def quickstart(question: str | None, as_json: bool) -> int:
             [{"role": "user", "content": asked}],
             ChatFlags(temperature=0.0, max_tokens=200),
             as_json,
+            site.key_for(loaded.state.engine),
         )
         if not as_json:
             print("\n" + "\n".join(closing_lines(data, asked)))

@@ -32,6 +32,11 @@ class Intake:
         """Rows that the prompts being read will bring into the batch."""
         return sum(len(prefill.job.sequences) for prefill in self.reading)
 
+    @property
+    def coming(self) -> int:
+        """Rows that are being read for, and jobs that wait."""
+        return self.rows_to_come + len(self.waiting)
+
     def in_order(self, now_s: float) -> list[Job]:
         return in_order(self.waiting, now_s, self.ageing_s)
 

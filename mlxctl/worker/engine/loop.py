@@ -144,7 +144,7 @@ class StepLoop:
         at once.
         """
         started_s, streaming, first = self.clock(), bool(self.batch.rows), True
-        until_s = started_s + self.pace.turn_s(streaming=streaming)
+        until_s = started_s + self.pace.turn_s(running=len(self.batch.rows), coming=self.intake.coming)
         while self.intake.reading:
             now_s = self.clock()
             prefill = self.intake.next_to_read(now_s)
@@ -160,9 +160,8 @@ class StepLoop:
                 # somebody waits for a first token now
                 until_s = min(until_s, self.clock() + self.pace.stall_s)
             self._admit()
-        running = len(self.batch.rows)
-        coming = self.intake.rows_to_come + len(self.intake.waiting)
-        self.pace.turn_took(self.clock() - started_s, running=running, coming=coming)
+        took_s = self.clock() - started_s
+        self.pace.turn_took(took_s, running=len(self.batch.rows), coming=self.intake.coming)
 
     def _read_chunk(self, prefill: Prefill, tokens: int) -> None:
         started_s = self.clock()

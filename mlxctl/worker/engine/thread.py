@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlxctl.worker.config import EngineConfig
+from mlxctl.worker.engine.open_files import open_files_kept
 from mlxctl.worker.errors import MODEL_ERRORS, InvalidRequest, QueueFull, Unavailable
 from mlxctl.worker.types import Deliver, EngineStats, Generation, ModelFacts
 
@@ -172,7 +173,8 @@ class EngineThread:
 
     def _load(self) -> None:
         started = time.monotonic()
-        from mlxctl.worker.engine.load import load
+        with open_files_kept():
+            from mlxctl.worker.engine.load import load
 
         engine = load(self.config)
         self._engine = engine

@@ -60,4 +60,3 @@ def next_to_read(jobs: Sequence[tuple[W, int]], turn: int, now_s: float, ageing_
     if turn % 2:
         return min(peers, key=lambda pair: pair[0].number)[0]
     return min(peers, key=lambda pair: (pair[1], pair[0].number))[0]
-

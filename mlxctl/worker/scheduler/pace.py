@@ -9,8 +9,9 @@ FIRST_CHUNK = 512
 """Tokens of a chunk before any was timed, while nobody streams."""
 MEMORY = 0.7
 """The weight of the past in a running mean."""
-STEPS_OF_STALL = 2.0
-"""While somebody streams, reading may take as long as so many decode steps, though always `SHORTEST_S`."""
+STEPS_OF_STALL, STEPS_FOR_OTHERS = 2.0, 1.5
+"""While somebody streams, reading may take as long as so many decode steps, though always `SHORTEST_S`; and up to so
+many more, the more others wait for their first token than are streaming."""
 SHORTEST_S, LONGEST_S = 0.02, 1.0
 
 
@@ -25,11 +26,12 @@ class Pace:
     step_s: float = 0.0
     debt_s: float = 0.0
 
-    def turn_s(self, *, streaming: bool) -> float:
+    def turn_s(self, *, running: int, coming: int) -> float:
         """How long prompts are read before the next decode step. Without streams: so short that a newcomer is seen."""
-        if not streaming:
+        if not running:
             return LONGEST_S
-        return min(self.stall_s, max(SHORTEST_S, STEPS_OF_STALL * self.step_s))
+        steps = STEPS_OF_STALL + STEPS_FOR_OTHERS * coming / (running + coming)
+        return min(self.stall_s, max(SHORTEST_S, steps * self.step_s))
 
     def chunk_tokens(self, left_s: float, *, streaming: bool) -> int:
         """Tokens that can be read in `left_s` seconds; 0: too few to be worth a call to the model."""
