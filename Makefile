@@ -1,4 +1,4 @@
-# Five verbs and a benchmark: setup, quickstart, test, check, docs, bench. Each works on a fresh clone.
+# Five verbs and two benchmarks: setup, quickstart, test, check, docs, bench, bench-worker. Each works on a fresh clone.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ READY := $(VENV)/.installed
 APT_PARTS := openssh-server openssh-client libopenblas0-pthread lsof strace systemd g++
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: setup quickstart test test-deps check docs bench constraints clean
+.PHONY: setup quickstart test test-deps check docs bench bench-worker constraints clean
 
 setup: $(READY)
 
@@ -54,7 +54,12 @@ docs: setup
 	$(BIN)/python docs/cli_reference.py
 
 bench: setup
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench start load parallel
+
+# the worker beside its peers, which are installed into environments of their own; half an hour
+bench-worker: setup
+	$(BIN)/python -m bench worker --install-peers
+	$(BIN)/python -m bench worker
 
 # the lock: every dependency with its hashes, for every platform
 constraints:

@@ -13,7 +13,7 @@ from mlxctl.worker.folder import read_config, read_sampling
 @pytest.mark.parametrize(
     ("told", "taken"),
     [
-        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0}, {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0}),
+        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20}, {"temperature": 0.6, "top_p": 0.95, "top_k": 20}),
         ({"do_sample": True, "temperature": 1.0, "eos_token_id": 2}, {"temperature": 1.0}),
         ({"do_sample": False, "temperature": 0.6}, {}),
         ({"repetition_penalty": 1.05, "transformers_version": "4.40"}, {"repetition_penalty": 1.05}),
