@@ -96,7 +96,7 @@ class Choice:
         self.num_tokens += 1
         if logprobs is not None:
             self._undecided.append((token, logprobs))
-        if self._reading.tokenizer.is_special(token):
+        if self._reading.tokenizer.is_special(token) and not self._reading.continues:
             self._marks.add(self._reading.tokenizer.piece(token))
         self._read(self._parser.push(token, self._detokenizer.push(token)))
         self.num_reasoning_tokens += self._is_reasoning
@@ -139,7 +139,7 @@ class Choice:
             self._pieces.append(piece)
 
     def _keep(self, piece: Content | Reasoning) -> None:
-        """Without the special tokens that no parser has taken: they are markup, and nobody's text."""
+        """Without the special tokens that no parser has taken: in a conversation they are markup, and nobody's text."""
         text = piece.text
         for mark in self._marks:
             text = text.replace(mark, "")

@@ -91,6 +91,11 @@ class Tokenizer:
             known = self._pieces[token] = self._spell(token)
         return known
 
+    def is_special(self, token: int) -> bool:
+        """Whether the tokenizer's files call it so: markup, not text."""
+        added = self._added.get(token)
+        return added is not None and added[1]
+
     def _spell(self, token: int) -> bytes:
         spelling = self._spelling
         added = self._added.get(token)

@@ -52,6 +52,11 @@ STORIES: dict[str, tuple[Reading, str, list[Piece], str]] = {
     "stop string at once": (reading(stop=("h",)), "hello", [], "stop"),
     "a stop string that never comes": (reading(stop=("lol",)), "hello", [Content("hello")], "stop"),
     "the first of several": (reading(stop=("wor", "ell")), "hello world", [Content("h")], "stop"),
+    "a tag that nobody took is no text": (reading(), "one<call>two", [Content("onetwo")], "stop"),
+    "nor in thoughts": (tagged(inside=True), "h<end>m</think>y<end>es", [Reasoning("hm"), Content("yes")], "stop"),
+    "but it may be asked to end the text": (reading(stop=("<call>",)), "one<call>two", [Content("one")], "stop"),
+    "and a completion is all that was written": (reading(continues=True), "a<call>b", [Content("a<call>b")], "stop"),
+    "what only looks like a tag is text": (reading(), "a <cal l>b", [Content("a <cal l>b")], "stop"),
     "thoughts": (tagged(inside=True), "hm</think>yes", [Reasoning("hm"), Content("yes")], "stop"),
     "a stop string is not looked for in thoughts": (
         tagged(inside=True, stop=("m",)),

@@ -73,9 +73,10 @@ class StepLoop:
             self._settle()
             self._read_prompts()
         if self._make_room_to_grow():
-            self._launched_s = self.clock()
+            launched_s = self.clock()
             self.batch.launch()
             self._settle()
+            self._launched_s = launched_s
             self.batch.draw()
             self.outbox.counts.steps += 1
         else:
