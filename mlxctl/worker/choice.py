@@ -9,6 +9,7 @@ from typing import Literal
 
 from mlxctl.worker.language import Tokenizer
 from mlxctl.worker.parsers.base import Content, Parser, Piece, Reasoning, ToolCall
+from mlxctl.worker.parsers.plain import PlainParser
 from mlxctl.worker.stop_text import StopText
 from mlxctl.worker.types import TokenLogprobs
 
@@ -17,26 +18,12 @@ LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
 
 
-class PlainText:
-    """The parser of a completion: all of it is content."""
-
-    def push(self, token: int, text: str) -> Iterator[Piece]:
-        del token
-        if text:
-            yield Content(text)
-
-    def finish(self, stop_token: int | None, text: str) -> Iterator[Piece]:
-        del stop_token
-        if text:
-            yield Content(text)
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How one request's answers are read. `continues`: the text goes on from the prompt, its leading space is meant."""
 
     tokenizer: Tokenizer
-    parser: Callable[[], Parser] = PlainText
+    parser: Callable[[], Parser] = PlainParser
     stop: tuple[str, ...] = ()
     inside_reasoning: bool = False
     continues: bool = False

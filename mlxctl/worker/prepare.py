@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxctl.worker.ask import AnswerFormat, Ask, ChatAsk, Terms, TextAsk
-from mlxctl.worker.choice import PlainText, Reading
+from mlxctl.worker.choice import Reading
 from mlxctl.worker.errors import InvalidRequest
 from mlxctl.worker.language import Grammars, Language
 from mlxctl.worker.parsers.base import Parser
+from mlxctl.worker.parsers.plain import PlainParser
 from mlxctl.worker.types import Generation, Grammar
 
 
@@ -92,7 +93,7 @@ def _prepare_text(ask: TextAsk, request_id: str, language: Language, room: Room)
         generations.append(_generation(one_id, tuple(tokens), ask.terms, language, room, "prompt"))
         if ask.echo:
             echoes.append(prompt if isinstance(prompt, str) else _text_of(tokens, language))
-    reading = Reading(language.tokenizer, PlainText, stop=ask.terms.stop, continues=True)
+    reading = Reading(language.tokenizer, PlainParser, stop=ask.terms.stop, continues=True)
     return Prepared(tuple(generations), reading, tuple(echoes))
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from mlxctl.worker.choice import LEAST_LOGPROB, Choice, Delta, PlainText, Reading
+from mlxctl.worker.choice import LEAST_LOGPROB, Choice, Delta, Reading
 from mlxctl.worker.parsers.base import Content, Parser, Piece, Reasoning, ToolCall
+from mlxctl.worker.parsers.plain import PlainParser
 from mlxctl.worker.types import TokenLogprobs
 from tests.fakes.echo_engine import END, ByteTokenizer, TagParser, said
 
 
-def reading(parser: Callable[[], Parser] = PlainText, **more: Any) -> Reading:
+def reading(parser: Callable[[], Parser] = PlainParser, **more: Any) -> Reading:
     return Reading(ByteTokenizer(), parser, **more)
 
 
