@@ -16,13 +16,10 @@ from mlxctl.worker.engine.outbox import Outbox
 from mlxctl.worker.engine.prefill import Prefill
 from mlxctl.worker.engine.sequence import Job, Sequence
 from mlxctl.worker.errors import MODEL_ERRORS
-from mlxctl.worker.scheduler.ledger import Ledger
+from mlxctl.worker.scheduler.ledger import SET_ASIDE_TOKENS, Ledger
 from mlxctl.worker.scheduler.line import least_deserving, victim
 from mlxctl.worker.scheduler.pace import SMALLEST_CHUNK, Pace
 from mlxctl.worker.types import Event, Generation, TokenLogprobs
-
-SET_ASIDE_TOKENS = 256
-"""Room that a row gets ahead of what it has drawn; it asks for more when that is used up."""
 
 
 class StepLoop:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from mlxctl.worker.config import EngineConfig
 from mlxctl.worker.engine.open_files import open_files_kept
 from mlxctl.worker.errors import MODEL_ERRORS, InvalidRequest, QueueFull, Unavailable
+from mlxctl.worker.scheduler.ledger import SET_ASIDE_TOKENS
 from mlxctl.worker.types import Deliver, EngineStats, Generation, ModelFacts
 
 if TYPE_CHECKING:
@@ -254,11 +255,13 @@ def _check_size(generation: Generation, engine: Loaded, config: EngineConfig) ->
         raise InvalidRequest(
             f"n is {generation.n}, and at most {config.max_batch} answers are written at once", param="n"
         )
-    most = min(prompt + generation.max_tokens, context)
-    if not engine.loop.ledger.fits(most, generation.n):
-        each = engine.loop.ledger.row_bytes(most)
+    # one row alone may grow to the context's end; several begin together, and give way to each other later
+    least = min(prompt + min(generation.max_tokens, SET_ASIDE_TOKENS), context)
+    if not engine.loop.ledger.fits(least, generation.n):
+        needed = generation.n * engine.loop.ledger.row_bytes(least)
         raise InvalidRequest(
-            f"{generation.n} answers of up to {most} tokens need {generation.n * each:,} bytes of KV cache, "
+            f"{generation.n} answers to a prompt of {prompt} tokens need {needed:,} bytes of KV cache to begin, "
             f"and this server has {engine.loop.ledger.budget:,}",
+            param="n",
             code="request_too_large",
         )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+SET_ASIDE_TOKENS = 256
+"""Room that a row gets ahead of what it has drawn; it asks for more when that is used up."""
+
 
 @dataclass(slots=True)
 class Ledger:
