@@ -27,6 +27,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+USUAL_TEMPERATURE = 0.7
+"""Where neither the request, nor the registry, nor the model's makers say: small models ramble at OpenAI's 1."""
 SAMPLING: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -37,14 +39,15 @@ SAMPLING: dict[str, tuple[float, float]] = {
 
 
 def read_sampling(folder: Path) -> dict[str, Any]:
-    """How the model's makers would draw its tokens, by their generation_config.json; empty where they do not say."""
+    """How the model's makers would draw its tokens, by their generation_config.json; what they leave out is ours."""
+    usual = {"temperature": USUAL_TEMPERATURE}
     try:
         told = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
+        return usual
     if not isinstance(told, dict) or told.get("do_sample") is False:
-        return {}
-    return {
+        return usual
+    return usual | {
         name: told[name]
         for name, (least, most) in SAMPLING.items()
         if isinstance(told.get(name), int | float) and least <= told[name] <= most

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mlxctl.core.errors import NotFound, NotReady
-from mlxctl.worker.folder import read_config, read_sampling
+from mlxctl.worker.folder import USUAL_TEMPERATURE, read_config, read_sampling
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ from mlxctl.worker.folder import read_config, read_sampling
 )  # fmt: skip
 def test_the_makers_of_a_model_say_how_its_tokens_are_drawn(told, taken, tmp_path):
     (tmp_path / "generation_config.json").write_text(json.dumps(told))
-    assert read_sampling(tmp_path) == taken
+    assert read_sampling(tmp_path) == {"temperature": USUAL_TEMPERATURE} | taken
 
 
 @pytest.mark.parametrize("text", [None, "{", "\xff"])
 def test_makers_who_say_nothing_that_can_be_read_say_nothing(text, tmp_path):
     if text is not None:
         (tmp_path / "generation_config.json").write_text(text, encoding="latin-1")
-    assert read_sampling(tmp_path) == {}
+    assert read_sampling(tmp_path) == {"temperature": USUAL_TEMPERATURE}
 
 
 @pytest.mark.parametrize(
