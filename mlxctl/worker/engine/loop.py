@@ -17,7 +17,7 @@ from mlxctl.worker.engine.prefill import Prefill
 from mlxctl.worker.engine.sequence import Job, Sequence
 from mlxctl.worker.errors import MODEL_ERRORS
 from mlxctl.worker.scheduler.ledger import SET_ASIDE_TOKENS, Ledger
-from mlxctl.worker.scheduler.line import least_deserving, victim
+from mlxctl.worker.scheduler.line import aged_class, least_deserving, weaker
 from mlxctl.worker.scheduler.pace import SMALLEST_CHUNK, Pace
 from mlxctl.worker.types import Event, Generation, TokenLogprobs
 
@@ -119,40 +119,42 @@ class StepLoop:
         """Set rows and memory aside for a job, at the cost of less urgent rows where need be."""
         rows, tokens = len(job.sequences), self._planned_tokens(job.sequences[0])
         while True:
-            if len(self.batch.rows) + self.intake.rows_to_come + rows <= self.config.max_batch:
-                held = self.ledger.reserve(tokens, rows)
-                if held is not None:
-                    for row in job.sequences:
-                        row.reserved = held
-                    return True
-            if victim(self._running(), job.priority) is None:
+            if self._rows_free() >= rows and (held := self.ledger.reserve(tokens, rows)) is not None:
+                for row in job.sequences:
+                    row.reserved = held
+                return True
+            weak = weaker(self._running(), job.priority)
+            freed = sum(row.reserved for row in weak)
+            if not weak or self._rows_free() + len(weak) < rows or not self.ledger.has_room(tokens, rows, freed):
+                # rows would give way for nothing
                 return False
-            self._settle()
-            if (weaker := victim(self._running(), job.priority)) is not None:
-                self._preempt(weaker)
+            if self.batch.is_drawing:
+                self._settle()
+            else:
+                self._preempt(weak[0])
+
+    def _rows_free(self) -> int:
+        return self.config.max_batch - len(self.batch.rows) - self.intake.rows_to_come
 
     def _preempt(self, row: Sequence) -> None:
         """Take a row out of the batch: what it has goes to the block store, and it waits where it stood in line."""
         self._leave_batch(row)
+        row.waiting_since_s = self.clock()
         self.intake.waiting.append(Job([row], resumed=True))
         self.outbox.counts.preemptions += 1
 
     def _read_prompts(self) -> None:
-        """Read chunks, of one prompt or of several, for as long as the streams can wait. A prompt read to its end joins
-        at once.
-        """
+        """Read chunks of one prompt or several while the streams can wait. Whose prompt is read to its end joins."""
         started_s, streaming, first = self.clock(), bool(self.batch.rows), True
         until_s = started_s + self.pace.turn_s(running=len(self.batch.rows), coming=self.intake.coming)
         while self.intake.reading:
             now_s = self.clock()
             prefill = self.intake.next_to_read(now_s)
             tokens = self.pace.chunk_tokens(until_s - now_s, streaming=streaming)
-            if prefill.left and not tokens:
-                if not first:
-                    break
-                # or a slow machine would never read at all
-                tokens = SMALLEST_CHUNK
-            first = False
+            if not first and (now_s >= until_s or (prefill.left and not tokens)):
+                break
+            # the first chunk is read in any case, or a slow machine would never read at all
+            tokens, first = tokens or SMALLEST_CHUNK, False
             self._read_chunk(prefill, tokens)
             if self.batch.rows:
                 # somebody waits for a first token now
@@ -181,6 +183,7 @@ class StepLoop:
 
     def _join(self, prefill: Prefill) -> None:
         """Put a job's sequences into the batch; all but the first share the first one's chain."""
+        waited_s = prefill.job.waited_s(self.clock())
         for row in prefill.job.sequences:
             caches = prefill.caches
             if row is not prefill.leader:
@@ -188,7 +191,7 @@ class StepLoop:
                 # other handles on the same arrays, which the first to write copies
                 caches = copy.deepcopy(caches)
                 self.outbox.counts.forks += 1
-            row.admitted = self._next_number()
+            row.admitted, row.waited_s = self._next_number(), waited_s
             self.batch.admit(row, caches, prefill.target)
         self.outbox.joined(prefill, len(self.batch.rows))
 
@@ -286,8 +289,8 @@ class StepLoop:
     def _planned_tokens(self, row: Sequence) -> int:
         return min(len(row.tokens) + SET_ASIDE_TOKENS, row.most_tokens, self.context_length)
 
-    def _running(self) -> list[tuple[Sequence, Any]]:
-        return [(row, row.priority) for row in self.batch.rows]
+    def _running(self) -> list[tuple[Sequence, int]]:
+        return [(row, aged_class(row.priority, row.waited_s, self.config.ageing_s)) for row in self.batch.rows]
 
     def _everyone(self) -> list[Sequence]:
         return [*self.batch.rows, *self.intake.sequences()]

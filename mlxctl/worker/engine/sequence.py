@@ -29,10 +29,12 @@ class Sequence:
     index: int
     tokens: list[int]
     draw_seed: int
-    arrived_s: float
+    waiting_since_s: float
     number: int
     """The order of arrival."""
     matcher: Matcher | None = None
+    waited_s: float = 0.0
+    """How long it waited before it was in the batch, the last time included."""
     cached: int = 0
     """Tokens in its cache: all but the last, or all of them while the next step is under way."""
     admitted: int = 0
@@ -48,10 +50,10 @@ class Sequence:
     ended: bool = False
 
     @classmethod
-    def of(cls, generation: Generation, index: int, arrived_s: float, number: int) -> Sequence:
+    def of(cls, generation: Generation, index: int, now_s: float, number: int) -> Sequence:
         matcher = generation.grammar.matcher() if generation.grammar else None
         seed = draw_seed(generation.sampling.seed, index)
-        return cls(generation, index, list(generation.prompt), seed, arrived_s, number, matcher)
+        return cls(generation, index, list(generation.prompt), seed, now_s, number, matcher)
 
     @property
     def priority(self) -> Priority:
@@ -90,9 +92,10 @@ class Job:
     def priority(self) -> Priority:
         return self.generation.priority
 
-    @property
-    def arrived_s(self) -> float:
-        return self.sequences[0].arrived_s
+    def waited_s(self, now_s: float) -> float:
+        """How long its sequences have waited in all, the reading of their prompts included."""
+        leader = self.sequences[0]
+        return leader.waited_s + max(0.0, now_s - leader.waiting_since_s)
 
     @property
     def number(self) -> int:

@@ -21,6 +21,10 @@ class Ledger:
         """Whether so many rows could ever run, if they were alone."""
         return rows * self.row_bytes(tokens) <= self.budget
 
+    def has_room(self, tokens: int, rows: int, freed: int) -> bool:
+        """Whether so many rows could be reserved once `freed` bytes are given back."""
+        return self.reserved - freed + rows * self.row_bytes(tokens) <= self.budget
+
     def reserve(self, tokens: int, rows: int = 1) -> int | None:
         """Bytes set aside for each row, or None when there is no room now."""
         each = self.row_bytes(tokens)
