@@ -48,7 +48,6 @@ class Chains:
         if self.store is None:
             return new_caches(self.model), 0
         match = self.store.match(job.tokens, job.target, job.generation.salt)
-        caches = restore(self.layout, self.model, match)
         block = match.last
         if block is not None and len(block.tokens) < self.store.block_tokens:
             # nothing can hang on a tail: what follows begins again at the last full block
@@ -58,7 +57,8 @@ class Chains:
             self.store.release(block)
         elif block is not None:
             row.lease, row.sealed = block, block.end
-        return caches, match.length
+        # last: what the row holds by now is given back if this fails
+        return restore(self.layout, self.model, match), match.length
 
     def seal(self, row: Sequence, caches: Several[Any], held: int, *, snapshot: bool = False) -> None:
         """Seal the full blocks of a row whose caches stand after `held` tokens; `snapshot`: with the state there."""

@@ -71,7 +71,7 @@ class GroupedDecoder:
                 self._leaves.append(LaneCache(self, layer))
                 layer += 1
         self._caches = rebuild(self._template, iter(self._leaves))
-        self._blank = _blank_leaves(model, layout)
+        self._blank: list[Any] = []
 
     @property
     def rows(self) -> list[Any]:
@@ -90,6 +90,8 @@ class GroupedDecoder:
             start += len(group.rows)
 
     def admit(self, row: Any, caches: Sequence[Any], length: int) -> None:
+        if not length and not self._blank:
+            self._blank = _blank_leaves(self.model, self.layout)
         found = leaves(caches) if length else self._blank
         parts = []
         for leaf, kind in zip(found, self.layout.kinds, strict=True):

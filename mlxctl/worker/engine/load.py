@@ -14,7 +14,7 @@ from mlxctl.worker.engine.chains import Chains
 from mlxctl.worker.engine.lanes import capacity_for
 from mlxctl.worker.engine.layout import Layout, measure_layout
 from mlxctl.worker.engine.loop import StepLoop
-from mlxctl.worker.engine.machine import memory_for_models, trim_spare
+from mlxctl.worker.engine.machine import bound_spare, memory_for_models
 from mlxctl.worker.engine.sampler import Sampler
 from mlxctl.worker.engine.self_test import Verdict, try_model
 from mlxctl.worker.folder import read_config
@@ -34,14 +34,12 @@ class Loaded:
     facts: ModelFacts
     store: BlockStore | None
 
-    def trim_spare(self) -> None:
-        trim_spare()
-
 
 def load(config: EngineConfig) -> Loaded:
     """Load, try and measure the model. Raises what mlx-lm raises for a folder that is none: `ValueError`, `OSError`…"""
     from mlx_lm.utils import load_adapters, load_model
 
+    bound_spare()
     described = read_config(config.model)
     if described.get("model_file") and not config.trust_remote_code:
         raise ValueError(

@@ -178,8 +178,9 @@ class StepLoop:
             self.pace.chunk_took(count, self.last_progress_s - started_s)
             self.outbox.prefilled(prefill)
         if not prefill.left:
-            self.intake.reading.remove(prefill)
             self._join(prefill)
+            # not before: whoever is in no list when joining fails would never be told
+            self.intake.reading.remove(prefill)
 
     def _join(self, prefill: Prefill) -> None:
         """Put a job's sequences into the batch; all but the first share the first one's chain."""
@@ -205,8 +206,11 @@ class StepLoop:
                 if held is not None:
                     row.reserved = held
                     break
-                self._settle()
-                self._give_way(row)
+                if self.batch.is_drawing:
+                    # whoever ends with the token on its way leaves room
+                    self._settle()
+                else:
+                    self._give_way(row)
         return bool(self.batch.rows)
 
     def _give_way(self, row: Sequence) -> None:

@@ -30,10 +30,11 @@ def peak_bytes() -> int:
     return int(mx.get_peak_memory())
 
 
-SPARE_BYTES = 2_000_000_000
+SPARE_BYTES, SPARE_PART = 1_000_000_000, 0.02
 
 
-def trim_spare() -> None:
-    """Give buffers back that MLX keeps for later, once there are many: each release and renewal costs the driver."""
-    if mx.get_cache_memory() > SPARE_BYTES:
-        mx.clear_cache()
+def bound_spare() -> None:
+    """Bound what MLX keeps of freed buffers for later. Its own bound is all of the memory, and chunks of a prompt leave
+    buffers of every size behind.
+    """
+    mx.set_cache_limit(max(SPARE_BYTES, int(memory_for_models() * SPARE_PART)))

@@ -24,7 +24,7 @@ LOADING_RETRY_S, DRAINING_RETRY_S = 5, 30
 LEAVING_S = 1.0
 MOST_FAILURES = 3
 """Steps that may fail in a row before the engine gives up: then something is wrong with more than one request."""
-TRIM_STEPS, WEIGH_STEPS = 256, 8
+WEIGH_STEPS = 8
 log = logging.getLogger(__name__)
 
 Phase = Literal["loading", "ready", "draining", "failed", "stopped"]
@@ -113,15 +113,17 @@ class EngineThread:
             self._phase = "draining"
 
     def facts(self) -> ModelFacts | None:
-        return self._engine.facts if self._engine else None
+        engine = self._engine
+        return engine.facts if engine else None
 
     def stats(self) -> EngineStats:
         # numbers that the engine thread is writing: each is whole, though they may be a step apart
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             return EngineStats(phase=self._phase, error=self.error)
         from mlxctl.worker.engine.machine import active_bytes, peak_bytes
 
-        loop, store = self._engine.loop, self._engine.store
+        loop, store = engine.loop, engine.store
         counts = asdict(loop.outbox.counts)
         idle = loop.is_idle and not self._mail
         return EngineStats(
@@ -205,16 +207,16 @@ class EngineThread:
                 log.exception("a step failed; those at hand get an error")
                 events = engine.loop.fail(error)
                 if failures >= MOST_FAILURES:
-                    self._deliver(events)
+                    self._read_mail(engine)
+                    self._deliver([*events, *engine.loop.fail(error)])
                     raise
             if events:
                 self._deliver(events)
-            steps = engine.loop.outbox.counts.steps
-            if steps % WEIGH_STEPS == 0:
+            if engine.loop.outbox.counts.steps % WEIGH_STEPS == 0:
                 self._kv_bytes = engine.loop.batch.decoder.nbytes
-            if steps % TRIM_STEPS == 0:
-                engine.trim_spare()
         if engine is not None:
+            # those whose mail lay here unread wait for an answer too
+            self._read_mail(engine)
             self._deliver(engine.loop.fail(RuntimeError("the server has stopped")))
 
     def _read_mail(self, engine: Loaded) -> None:
@@ -233,7 +235,6 @@ class EngineThread:
             self._deliver(events)
         if self.config.integrity and engine.store is not None:
             engine.store.check_integrity()
-        engine.trim_spare()
         self._kv_bytes = engine.loop.batch.decoder.nbytes
         with self._wake:
             self._wake.wait_for(lambda: bool(self._mail) or self._stopping)
