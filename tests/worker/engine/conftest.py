@@ -11,6 +11,7 @@ open_fast_blas()
 import pytest  # noqa: E402
 
 from mlxctl.worker.engine import lanes, loop  # noqa: E402
+from mlxctl.worker.scheduler import pace  # noqa: E402
 from tests.fakes.tiny_models import TinyKind, tiny_model  # noqa: E402
 from tests.worker.engine.driving import Tiny  # noqa: E402
 
@@ -37,5 +38,9 @@ def short_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def little_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows reserve room for a few tokens at a time, so that memory runs out under them."""
+    """Rows reserve room for a few tokens at a time, so that memory runs out under them; prompts are read a little at a
+    time, also while nobody streams.
+    """
     monkeypatch.setattr(loop, "SET_ASIDE_TOKENS", 8)
+    monkeypatch.setattr(pace, "LONGEST_S", 0.03)
+    monkeypatch.setattr(pace, "FIRST_CHUNK", 32)
