@@ -9,7 +9,7 @@ FIRST_CHUNK = 512
 """Tokens of a chunk before any was timed, while nobody streams."""
 MEMORY = 0.7
 """The weight of the past in a running mean."""
-STEPS_OF_STALL, STEPS_FOR_OTHERS = 2.5, 1.5
+STEPS_OF_STALL, STEPS_FOR_OTHERS = 2.0, 1.5
 """While somebody streams, reading may take as long as so many decode steps, though always `SHORTEST_S`; and up to so
 many more, the more others wait for their first token than are streaming."""
 SHORTEST_S, LONGEST_S = 0.03, 1.0
