@@ -160,8 +160,7 @@ class StepLoop:
                 # somebody waits for a first token now
                 until_s = min(until_s, self.clock() + self.pace.stall_s)
             self._admit()
-        took_s = self.clock() - started_s
-        self.pace.turn_took(took_s, running=len(self.batch.rows), coming=self.intake.coming)
+        self.pace.turn_took(self.clock() - started_s, running=len(self.batch.rows), coming=self.intake.coming)
 
     def _read_chunk(self, prefill: Prefill, tokens: int) -> None:
         started_s = self.clock()
@@ -170,7 +169,6 @@ class StepLoop:
             count = prefill.read(tokens) if prefill.left else 0
         except MODEL_ERRORS as error:
             self.intake.reading.remove(prefill)
-            prefill.abandon()
             self._fail(prefill.job.sequences, error)
             return
         if count:
@@ -178,8 +176,7 @@ class StepLoop:
             self.pace.chunk_took(count, self.last_progress_s - started_s)
             self.outbox.prefilled(prefill)
         if not prefill.left:
-            self._join(prefill)
-            # not before: whoever is in no list when joining fails would never be told
+            self._join(prefill)  # first: whoever is in no list when this fails would never be told
             self.intake.reading.remove(prefill)
 
     def _join(self, prefill: Prefill) -> None:
@@ -202,8 +199,7 @@ class StepLoop:
         """See that every row may take one more token; where memory ends, rows give way. False: no row is left."""
         for row in list(self.batch.rows):
             while row in self.batch.rows:
-                held = self.ledger.grow(row.reserved, len(row.tokens) + 1)
-                if held is not None:
+                if (held := self.ledger.grow(row.reserved, len(row.tokens) + 1)) is not None:
                     row.reserved = held
                     break
                 if self.batch.is_drawing:
@@ -232,8 +228,7 @@ class StepLoop:
         self.pace.step_took(now - max(self._launched_s, self.last_progress_s))
         self.last_progress_s = now
         for row, token, logprobs in taken:
-            if row.ended:
-                # another choice of its request has just failed
+            if row.ended:  # another choice of its request has just failed
                 continue
             self._take(row, token, logprobs)
             if not row.ended and row.sealing and row.cached - row.sealed >= self.config.block_tokens:
@@ -271,7 +266,8 @@ class StepLoop:
             self._free(row)
 
     def _leave_batch(self, row: Sequence) -> None:
-        self.chains.seal_tail(row, self.batch.decoder.extract(row), row.cached)
+        if row.cached:
+            self.chains.seal_tail(row, self.batch.decoder.extract(row), row.cached)
         self.batch.remove(row)
         self._free(row)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from mlxctl.worker.grammar import GrammarCompiler
 from mlxctl.worker.types import Priority, Sampling
@@ -60,6 +61,25 @@ def test_the_latest_of_the_least_urgent_goes_and_reads_nothing_again(
     # nor are its prompt's tokens told or counted twice
     assert driver.prefilled["latest"][-1].done == 34
     assert driver.loop.outbox.counts.prompt_tokens == 3 * 35 + 2 * 21
+    driver.check_drained()
+    driver.check_answers(model.runs)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("kind", TINY_KINDS)
+def test_a_row_that_gives_way_before_its_first_step_has_nothing_to_leave_behind(
+    tiny: Callable[[TinyKind], Tiny], kind: TinyKind, decoder: str
+) -> None:
+    model = tiny(kind)
+    driver = build(model, decoder, max_batch=1)
+    driver.submit("one token", model.prompt(1, 1), 5, priority=Priority.LOW)
+    driver.step()
+    assert driver.reading("one token") is not None
+    driver.submit("urgent", model.prompt(2, 9), 5, priority=Priority.HIGH)
+    driver.step()
+    assert driver.loop.outbox.counts.preemptions == 1
+    assert driver.said("one token") == []
+    driver.run()
     driver.check_drained()
     driver.check_answers(model.runs)
 
@@ -175,9 +195,8 @@ def test_a_seed_says_the_same_alone_in_a_crowd_and_after_giving_way(
 
 @pytest.mark.usefixtures("short_lanes")
 def test_a_grammar_goes_on_where_it_was_and_does_not_bind_its_neighbour(tiny: Callable[[TinyKind], Tiny]) -> None:
-    transformers = pytest.importorskip("transformers")
     model = tiny("llama")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model.folder)
+    tokenizer = AutoTokenizer.from_pretrained(model.folder)
     ends = frozenset([tokenizer.eos_token_id])
     grammar = GrammarCompiler(model.folder / "tokenizer.json", model.vocab_size, ends).json_schema(POINT)
     driver = build(model, max_batch=3)
