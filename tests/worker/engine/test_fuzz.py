@@ -112,7 +112,7 @@ class Machine(RuleBasedStateMachine):
 def test_whatever_comes_every_answer_is_right_and_nothing_is_left_over(tiny: Callable[[TinyKind], Tiny]) -> None:
     totals: Counter[str] = Counter()
     rules = settings(
-        max_examples=14,
+        max_examples=9,
         stateful_step_count=25,
         deadline=None,
         database=None,
@@ -124,6 +124,6 @@ def test_whatever_comes_every_answer_is_right_and_nothing_is_left_over(tiny: Cal
     for kind in kinds:
         run_state_machine_as_test(lambda kind=kind: Machine(tiny(kind), totals), settings=rules)
     # or the stories were too tame to tell anything
-    assert totals["finished"] > 100
+    assert totals["finished"] > 50
     for happened in ("preemptions", "forks", "cached_tokens", "aborted"):
         assert totals[happened] > 0, totals

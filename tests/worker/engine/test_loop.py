@@ -11,7 +11,7 @@ from mlxctl.worker.types import Drawn, Ended, Prefilled, Priority
 from tests.fakes.tiny_models import TINY_KINDS, TinyKind
 from tests.worker.engine.driving import STEP_S, TOKEN_S, Driver, Tiny, build
 
-BOOK = 800
+BOOK = 500
 """Tokens of a long prompt."""
 
 
@@ -143,7 +143,7 @@ def test_a_long_prompt_does_not_stop_the_streams_and_is_read_beside_them(
     driver = build(model)
     names = [f"stream {number}" for number in range(streams)]
     for number, name in enumerate(names):
-        driver.submit(name, model.prompt(number, 10), 180)
+        driver.submit(name, model.prompt(number, 10), 120)
     driver.run_until(lambda: all(len(driver.said(name)) > 10 for name in names))
     asked_s = driver.clock.now_s
     driver.submit("book", model.prompt(99, BOOK), 3)
@@ -176,16 +176,16 @@ def test_the_share_of_decode_is_what_was_asked_for(tiny: Callable[[TinyKind], Ti
         driver = build(model, decode_share=share)
         names = [f"stream {number}" for number in range(4)]
         for number, name in enumerate(names):
-            driver.submit(name, model.prompt(number, 10), 200)
+            driver.submit(name, model.prompt(number, 10), 120)
         driver.run_until(lambda driver=driver, names=names: all(len(driver.said(name)) > 3 for name in names))
         steps = driver.loop.outbox.counts.steps
-        driver.submit("book", model.prompt(9, 400), 1)
+        driver.submit("book", model.prompt(9, 240), 1)
         driver.run_until(lambda driver=driver: len(driver.said("book")) == 1)
         drawn[share] = driver.loop.outbox.counts.steps - steps
-    # four run and one waits, so four fifths of the share are decode's: of 400 ms of reading, in steps of 10 ms
+    # four run and one waits, so four fifths of the share are decode's: of 240 ms of reading, in steps of 10 ms
     assert drawn[0.0] < drawn[0.5] < drawn[0.8]
     for share, steps in drawn.items():
-        owed_s = 400 * TOKEN_S * 0.8 * share / (1 - 0.8 * share)
+        owed_s = 240 * TOKEN_S * 0.8 * share / (1 - 0.8 * share)
         assert steps * STEP_S >= 0.9 * owed_s
 
 
