@@ -7,6 +7,7 @@ labelled metrics are made once and kept. `step` may be called from any thread, t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -29,7 +30,7 @@ _GAUGES = (
         "Time since the engine last drew a token or read a chunk; 0 when idle.",
         "last_progress_s",
     ),
-    ("largest_batch", "Most answers that one step has computed so far.", "largest_batch"),
+    ("largest_batch", "Most answers that one step has computed so far.", "totals.largest_batch"),
     ("cache_bytes", "Memory of kept prefixes.", "cache_bytes"),
     ("cache_budget_bytes", "Bound of the memory of kept prefixes.", "cache_budget_bytes"),
     ("cache_blocks", "Blocks of kept prefixes.", "cache_blocks"),
@@ -40,13 +41,17 @@ _GAUGES = (
     ("mlx_peak_bytes", "Most memory that MLX has held.", "mlx_peak_bytes"),
 )
 _COUNTERS = (
-    ("prompt_tokens", "Tokens of prompts, cached ones included.", "prompt_tokens"),
-    ("cached_tokens", "Tokens of prompts that were not computed, since an earlier request left them.", "cached_tokens"),
-    ("generated_tokens", "Tokens drawn.", "drawn_tokens"),
-    ("engine_steps", "Steps of the engine.", "steps"),
-    ("preemptions", "Times that a request gave way to one of a higher class.", "preemptions"),
-    ("forks", "Times that an answer began from blocks of another.", "forks"),
-    ("answers_aborted", "Answers that ended early, mostly because their client left.", "aborted"),
+    ("prompt_tokens", "Tokens of prompts, cached ones included.", "totals.prompt_tokens"),
+    (
+        "cached_tokens",
+        "Tokens of prompts that earlier requests left, and nobody computed.",
+        "totals.cached_tokens",
+    ),
+    ("generated_tokens", "Tokens drawn.", "totals.drawn_tokens"),
+    ("engine_steps", "Steps of the engine.", "totals.steps"),
+    ("preemptions", "Times that a request gave way to one of a higher class.", "totals.preemptions"),
+    ("forks", "Times that an answer began from blocks of another.", "totals.forks"),
+    ("answers_aborted", "Answers that ended early, mostly because their client left.", "totals.aborted"),
 )
 
 
@@ -58,9 +63,9 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for name, meaning, field in _GAUGES:
-            yield GaugeMetricFamily(PREFIX + name, meaning, value=getattr(self.stats, field))
+            yield GaugeMetricFamily(PREFIX + name, meaning, value=attrgetter(field)(self.stats))
         for name, meaning, field in _COUNTERS:
-            yield CounterMetricFamily(PREFIX + name, meaning, value=getattr(self.stats, field))
+            yield CounterMetricFamily(PREFIX + name, meaning, value=attrgetter(field)(self.stats))
         yield GaugeMetricFamily(
             PREFIX + "ready", "1 while requests are taken.", value=1 if self.stats.phase == "ready" else 0
         )

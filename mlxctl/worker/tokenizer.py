@@ -53,11 +53,6 @@ class Tokenizer:
         options = {"local_files_only": True, "trust_remote_code": trust_remote_code, "fix_mistral_regex": True}
         return cls(AutoTokenizer.from_pretrained(str(folder), **options), folder)
 
-    @property
-    def spells_bytes(self) -> bool:
-        """Whether this is a byte-level vocabulary, as opposed to one of sentencepiece."""
-        return self._spelling is not None and self._spelling.alphabet == "bytes"
-
     def encode(self, text: str, *, special: bool, param: str = "prompt") -> list[int]:
         """Tokens of `text`. `special`: with what the tokenizer puts around a text (BOS), but never twice.
 

@@ -148,17 +148,10 @@ class ModelFacts:
     self_test: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A look at the engine, cheap enough for every health request. Counters only grow."""
+@dataclass(slots=True)
+class Counts:
+    """What the engine has done since its start. They only grow."""
 
-    phase: Literal["loading", "ready", "draining", "failed", "stopped"] = "loading"
-    error: str = ""
-    running: int = 0
-    prefilling: int = 0
-    waiting: int = 0
-    last_progress_s: float = 0.0
-    """Seconds since a token was drawn or a chunk read, 0 when idle."""
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -168,6 +161,20 @@ class EngineStats:
     preemptions: int = 0
     forks: int = 0
     largest_batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A look at the engine, cheap enough for every health request."""
+
+    phase: Literal["loading", "ready", "draining", "failed", "stopped"] = "loading"
+    error: str = ""
+    running: int = 0
+    prefilling: int = 0
+    waiting: int = 0
+    last_progress_s: float = 0.0
+    """Seconds since a token was drawn or a chunk read, 0 when idle."""
+    totals: Counts = field(default_factory=Counts)
     cache_bytes: int = 0
     cache_budget_bytes: int = 0
     cache_blocks: int = 0

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mlxctl.worker.errors import InvalidRequest, QueueFull, RequestError, Unavai
 from mlxctl.worker.language import Language
 from mlxctl.worker.parsers.base import Content, Piece, Reasoning, ToolCall
 from mlxctl.worker.types import (
+    Counts,
     Deliver,
     Drawn,
     Ended,
@@ -207,7 +208,7 @@ class EchoEngine:
         self._lock = threading.Condition()
         self._rows: list[_Row] = []
         self._fresh: list[Event] = []
-        self._counts = {"steps": 0, "drawn_tokens": 0, "finished": 0, "largest_batch": 0}
+        self._counts = Counts()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="echo-engine", daemon=True)
         self._thread.start()
@@ -245,7 +246,7 @@ class EchoEngine:
         self.phase = "draining"
 
     def stats(self) -> EngineStats:
-        return EngineStats(phase=self.phase, running=len(self._rows), **self._counts)
+        return EngineStats(phase=self.phase, running=len(self._rows), totals=replace(self._counts))
 
     def facts(self) -> ModelFacts | None:
         if self.phase == "loading":
@@ -290,8 +291,8 @@ class EchoEngine:
             if row in self._rows:
                 events += self._draw(row)
                 row.due = now + (self.step_s if row.script.step_s is None else row.script.step_s)
-        self._counts["steps"] += bool(ready)
-        self._counts["largest_batch"] = max(self._counts["largest_batch"], len(ready))
+        self._counts.steps += bool(ready)
+        self._counts.largest_batch = max(self._counts.largest_batch, len(ready))
         return events
 
     def _draw(self, row: _Row) -> list[Event]:
@@ -304,7 +305,7 @@ class EchoEngine:
         if token in generation.stop_tokens:
             return [self._end(row, "stop", token)]
         row.drawn += 1
-        self._counts["drawn_tokens"] += 1
+        self._counts.drawn_tokens += 1
         events: list[Event] = [Drawn(request_id, row.index, token, _scores(token, generation.sampling.logprobs))]
         if row.drawn >= generation.max_tokens:
             events.append(self._end(row, "length", None))
@@ -312,7 +313,7 @@ class EchoEngine:
 
     def _end(self, row: _Row, reason: Any, stop_token: int | None) -> Ended:
         self._rows.remove(row)
-        self._counts["finished"] += 1
+        self._counts.finished += 1
         return Ended(row.generation.request_id, row.index, reason, stop_token)
 
 

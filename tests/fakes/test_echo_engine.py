@@ -79,7 +79,7 @@ def test_every_choice_gets_the_whole(engine: EchoEngine, heard: Heard) -> None:
     engine.submit(asked(n=3))
     eventually(lambda: len(heard.ended()) == 3)
     assert [heard.drawn(index=index) for index in range(3)] == [b"hi"] * 3
-    assert engine.stats().largest_batch == 3
+    assert engine.stats().totals.largest_batch == 3
 
 
 def test_max_tokens_ends_it(engine: EchoEngine, heard: Heard) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -72,15 +73,5 @@ def health_body(service: Service) -> dict[str, Any]:
             "mlx_active_bytes": stats.mlx_active_bytes,
             "mlx_peak_bytes": stats.mlx_peak_bytes,
         },
-        "totals": {
-            "steps": stats.steps,
-            "prompt_tokens": stats.prompt_tokens,
-            "cached_tokens": stats.cached_tokens,
-            "drawn_tokens": stats.drawn_tokens,
-            "finished": stats.finished,
-            "aborted": stats.aborted,
-            "preemptions": stats.preemptions,
-            "forks": stats.forks,
-            "largest_batch": stats.largest_batch,
-        },
+        "totals": asdict(stats.totals),
     }

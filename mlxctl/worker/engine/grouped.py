@@ -21,7 +21,6 @@ class LaneCache(LaneKeys):
 
     def __init__(self, decoder: GroupedDecoder, layer: int) -> None:
         self._decoder, self._layer = decoder, layer
-        self.state: tuple[mx.array, ...] = ()
 
     @property
     def offset(self) -> mx.array:

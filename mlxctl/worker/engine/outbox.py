@@ -8,22 +8,7 @@ from typing import Literal
 from mlxctl.worker.engine.prefill import Prefill
 from mlxctl.worker.engine.sequence import Sequence
 from mlxctl.worker.errors import EngineFailed
-from mlxctl.worker.types import Drawn, Ended, Event, Failed, Prefilled, TokenLogprobs
-
-
-@dataclass(slots=True)
-class Counts:
-    """What happened since the start. They only grow."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    drawn_tokens: int = 0
-    finished: int = 0
-    aborted: int = 0
-    preemptions: int = 0
-    forks: int = 0
-    largest_batch: int = 0
+from mlxctl.worker.types import Counts, Drawn, Ended, Event, Failed, Prefilled, TokenLogprobs
 
 
 @dataclass(slots=True)

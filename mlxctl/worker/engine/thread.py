@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -41,20 +41,13 @@ class Abort:
     index: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Something to be done between two steps."""
-
-    action: Callable[[], None]
-
-
 class EngineThread:
     """`deliver` is called on the engine thread, once a step, with what the step brought."""
 
     def __init__(self, config: EngineConfig, deliver: Deliver, *, on_death: Callable[[], None] = lambda: None) -> None:
         self.config = config
         self._deliver, self._on_death = deliver, on_death
-        self._mail: deque[Submit | Abort | Call] = deque()
+        self._mail: deque[Submit | Abort] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._phase: Phase = "loading"
@@ -104,10 +97,6 @@ class EngineThread:
     def abort(self, request_id: str, index: int | None = None) -> None:
         self._post(Abort(request_id, index))
 
-    def call(self, action: Callable[[], None]) -> None:
-        """Have `action` done on the engine thread, between two steps."""
-        self._post(Call(action))
-
     def drain(self) -> None:
         if self._phase in ("loading", "ready"):
             self._phase = "draining"
@@ -124,7 +113,6 @@ class EngineThread:
         from mlxctl.worker.engine.machine import active_bytes, peak_bytes
 
         loop, store = engine.loop, engine.store
-        counts = asdict(loop.outbox.counts)
         idle = loop.is_idle and not self._mail
         return EngineStats(
             phase=self._phase,
@@ -141,7 +129,7 @@ class EngineThread:
             kv_budget_bytes=loop.ledger.budget,
             mlx_active_bytes=active_bytes(),
             mlx_peak_bytes=peak_bytes(),
-            **counts,
+            totals=replace(loop.outbox.counts),
         )
 
     def _ready_engine(self) -> Loaded:
@@ -153,7 +141,7 @@ class EngineThread:
             raise Unavailable(f"the model is not running: {self.error}", code="failed", retry_after_s=DRAINING_RETRY_S)
         raise Unavailable("the server is shutting down", code="draining", retry_after_s=DRAINING_RETRY_S)
 
-    def _post(self, mail: Submit | Abort | Call) -> None:
+    def _post(self, mail: Submit | Abort) -> None:
         with self._wake:
             self._mail.append(mail)
             self._wake.notify()
@@ -224,10 +212,8 @@ class EngineThread:
             mail = self._mail.popleft()
             if isinstance(mail, Submit):
                 engine.loop.submit(mail.generation)
-            elif isinstance(mail, Abort):
-                engine.loop.abort(mail.request_id, mail.index)
             else:
-                mail.action()
+                engine.loop.abort(mail.request_id, mail.index)
 
     def _rest(self, engine: Loaded) -> None:
         """Wait for mail. What aborts in an idle loop left behind is handed out first."""

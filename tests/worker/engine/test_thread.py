@@ -82,7 +82,12 @@ def test_it_answers_and_tells_what_it_did(engine: Running, tiny: Callable[[TinyK
     assert engine.drawn("a") == model.runs.until(prompt, 12, frozenset())[0]
     engine.wait(lambda: engine.thread.stats().running == 0)
     stats, facts = engine.thread.stats(), engine.thread.facts()
-    assert (stats.phase, stats.prompt_tokens, stats.drawn_tokens, stats.finished) == ("ready", 40, 12, 1)
+    assert (stats.phase, stats.totals.prompt_tokens, stats.totals.drawn_tokens, stats.totals.finished) == (
+        "ready",
+        40,
+        12,
+        1,
+    )
     assert stats.cache_blocks > 0
     assert stats.kv_reserved_bytes == 0
     assert facts is not None
@@ -135,7 +140,7 @@ def test_a_full_queue_says_when_to_come_again(tiny: Callable[[TinyKind], Tiny], 
     assert refused
     assert all(error.status == 429 and error.retry_after_s for error in refused)
     one.gate.set()
-    one.wait(lambda: one.thread.stats().finished == 6 - len(refused))
+    one.wait(lambda: one.thread.stats().totals.finished == 6 - len(refused))
 
 
 def test_nothing_is_taken_while_loading_or_draining_and_what_runs_may_finish(
